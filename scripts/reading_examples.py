@@ -1,0 +1,238 @@
+"""Training examples for the built-in readers: a question, passages, and the span that answers it.
+
+Sources are BEIR folders (SQuAD pieces, the almanac, the train split of our field guide). Two
+stages: ``read`` (one passage a question, a third of them cloze questions that need no labels)
+and ``retrieve`` (the gold passage among others, and now and then without it, when the right
+answer is :data:`NO_ANSWER`). Examples of chunk c depend on (seed, stage, c) alone, so that a
+resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["NO_ANSWER", "Example", "ReadingData", "Source"]
+
+NO_ANSWER = "no answer"
+
+MAX_ANSWER = 14  # tokens; longer spans are sentences, not answers
+MAX_PASSAGE = 256  # tokens; a longer passage is cropped around the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids without special tokens: question, passages in order, answer."""
+
+    question: list[int]
+    passages: list[list[int]]
+    answer: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole input, separators included."""
+        return len(self.question) + 3 + sum(len(passage) + 1 for passage in self.passages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    question: list[int]
+    gold: tuple[int, ...]  # passage numbers
+    answers: tuple[list[int], ...]
+    answerable: bool
+
+
+def _find(haystack: Sequence[int], needle: Sequence[int]) -> int:
+    """First place of a token sequence in another, or -1."""
+    size = len(needle)
+    for start in range(len(haystack) - size + 1):
+        if haystack[start : start + size] == needle:
+            return start
+    return -1
+
+
+class Source:
+    """One BEIR folder, tokenised: passages in file order, questions of one split."""
+
+    def __init__(self, folder: Path, tokenizer: Any, *, split: str = "train") -> None:
+        def rows(name: str) -> list[dict[str, Any]]:
+            path = folder / name
+            if not path.exists():
+                return []
+            with path.open(encoding="utf-8") as lines:
+                return [json.loads(line) for line in lines]
+
+        def tokens(texts: list[str]) -> list[list[int]]:
+            if not texts:
+                return []
+            ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
+            return ids
+
+        corpus = rows("corpus.jsonl")
+        with (folder / "qrels" / f"{split}.tsv").open(encoding="utf-8", newline="") as lines:
+            pairs = [(row[0], row[1]) for row in list(csv.reader(lines, delimiter="\t"))[1:]]
+        gold: dict[str, list[str]] = {}
+        for question_id, passage_id in pairs:
+            gold.setdefault(question_id, []).append(passage_id)
+        queries = {row["_id"]: row for row in rows("queries.jsonl") if row["_id"] in gold}
+        used = {passage_id for ids in gold.values() for passage_id in ids}
+        # Passages of other splits must not be seen in training, not even as distractors.
+        corpus = [row for row in corpus if row["_id"] in used]
+        number = {row["_id"]: i for i, row in enumerate(corpus)}
+        self.texts = [
+            f"{row['title']}. {row['text']}" if row.get("title") else row["text"] for row in corpus
+        ]
+        self.passages = tokens(self.texts)
+        self.words = [re.findall(r"\w+|[^\w\s]", text) for text in self.texts]
+        asked = tokens([row["text"] for row in queries.values()])
+        answers = [tokens([str(a) for a in row["answers"]]) for row in queries.values()]
+        self.items = []
+        for question, given, question_id in zip(asked, answers, queries, strict=True):
+            places = tuple(number[p] for p in gold[question_id])
+            found = tuple(
+                answer
+                for answer in given
+                if 0 < len(answer) <= MAX_ANSWER
+                and any(_find(self.passages[place], answer) >= 0 for place in places)
+            )
+            if found and len(question) <= 64:
+                self.items.append(_Item(question, places, found, answerable=True))
+        refused = [row for row in rows("unanswerable.jsonl") if row["corpus_id"] in number]
+        self.refused = [
+            _Item(question, (number[row["corpus_id"]],), (), answerable=False)
+            for question, row in zip(tokens([r["text"] for r in refused]), refused, strict=True)
+            if len(question) <= 64
+        ]
+
+
+class ReadingData:
+    """Draws chunks of examples from weighted sources."""
+
+    def __init__(self, sources: Sequence[tuple[Source, float]], tokenizer: Any, seed: int) -> None:
+        self._sources = [source for source, _ in sources]
+        self._weights = [weight for _, weight in sources]
+        self._tokenizer = tokenizer
+        self._refusal: list[int] = tokenizer(NO_ANSWER, add_special_tokens=False)["input_ids"]
+        self._seed = seed
+
+    def chunk(self, stage: str, number: int, size: int) -> list[Example]:
+        """``size`` examples of one stage, the same for the same arguments."""
+        dice = random.Random(f"{self._seed}:{stage}:{number}")
+        examples: list[Example] = []
+        while len(examples) < size:
+            source = dice.choices(self._sources, self._weights)[0]
+            example = self._draw(source, stage, dice)
+            if example is not None:
+                examples.append(example)
+        return examples
+
+    def _draw(self, source: Source, stage: str, dice: random.Random) -> Example | None:
+        luck = dice.random()
+        if stage == "read":
+            if luck < 0.3:
+                return self._cloze(source, dice)
+            if luck < 0.33 and source.refused:
+                return self._assemble(source, dice.choice(source.refused), dice, others=0)
+            return self._assemble(source, dice.choice(source.items), dice, others=0)
+        if luck < 0.05 and source.refused:
+            return self._assemble(source, dice.choice(source.refused), dice, others=1)
+        others = dice.choices([0, 1, 2, 3, 4], [2, 2, 3, 3, 2])[0]
+        missing = others > 0 and luck > 0.96
+        return self._assemble(source, dice.choice(source.items), dice, others, missing=missing)
+
+    def _assemble(
+        self, source: Source, item: _Item, dice: random.Random, others: int, *, missing: bool = False
+    ) -> Example:
+        """Gold passage among ``others`` of its neighbourhood, in random order."""
+        gold = dice.choice(item.gold)
+        answers = [a for a in item.answers if _find(source.passages[gold], a) >= 0]
+        answer = answers[0] if answers else self._refusal
+        # With several passages each is cut shorter, to keep a batch affordable.
+        limit = MAX_PASSAGE if others == 0 else 128
+        passages = [] if missing else [self._crop(source.passages[gold], answer, limit, dice)]
+        taken = set(item.gold)
+        for _ in range(4 * others):
+            if len(passages) >= others + (not missing):
+                break
+            near = dice.random() < 0.6
+            place = (
+                gold + dice.choice([-4, -3, -2, -1, 1, 2, 3, 4])
+                if near
+                else dice.randrange(len(source.passages))
+            )
+            if not 0 <= place < len(source.passages) or place in taken:
+                continue
+            taken.add(place)
+            other = source.passages[place]
+            if item.answerable and any(_find(other, a) >= 0 for a in item.answers):
+                continue
+            passages.append(self._crop(other, [], limit, dice))
+        dice.shuffle(passages)
+        if missing or not item.answerable:
+            answer = self._refusal
+        return Example(item.question, passages, answer)
+
+    @staticmethod
+    def _crop(
+        passage: list[int], answer: list[int], limit: int, dice: random.Random
+    ) -> list[int]:
+        """At most ``limit`` tokens, a random window that keeps the answer."""
+        if len(passage) <= limit:
+            return passage
+        place = max(_find(passage, answer), 0) if answer else dice.randrange(len(passage))
+        first = max(0, min(place + len(answer) - limit, len(passage) - limit))
+        last = min(place, len(passage) - limit)
+        start = dice.randint(min(first, last), max(first, last))
+        return passage[start : start + limit]
+
+    def _cloze(self, source: Source, dice: random.Random) -> Example | None:
+        """A sentence with a span replaced by "what" and words dropped; the span answers it."""
+        number = dice.randrange(len(source.passages))
+        words = source.words[number]
+        if len(words) < 12:
+            return None
+        start = dice.randrange(len(words))
+        end = start + dice.choices([1, 2, 3, 4], [4, 3, 2, 1])[0]
+        span = words[start:end]
+        if len(span) < end - start or not all(w[0].isalnum() for w in span):
+            return None
+        telling = any(w[0].isupper() or w[0].isdigit() for w in span)
+        if not telling and dice.random() < 0.8:
+            return None
+        left = max(0, start - dice.randint(3, 12))
+        right = min(len(words), end + dice.randint(3, 12))
+        drop = dice.choice([0.1, 0.3, 0.5])
+        kept = [w for w in words[left:start] if dice.random() > drop]
+        tail = [w for w in words[end:right] if dice.random() > drop]
+        if len(kept) + len(tail) < 4:
+            return None
+        texts = [" ".join([*kept, "what", *tail]), " ".join(span)]
+        question, answer = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        passage = source.passages[number]
+        if len(answer) > MAX_ANSWER or _find(passage, answer) < 0:
+            return None
+        return Example(question, [self._crop(passage, answer, 160, dice)], answer)
+
+
+def batches(examples: Sequence[Example], tokens: int, dice: random.Random) -> Iterator[list[Example]]:
+    """Length-bucketed batches of at most ``tokens`` padded tokens, in random order."""
+    ordered = sorted(examples, key=lambda example: example.length)
+    groups: list[list[Example]] = []
+    group: list[Example] = []
+    for example in ordered:
+        if group and example.length * (len(group) + 1) > tokens:
+            groups.append(group)
+            group = []
+        group.append(example)
+    if group:
+        groups.append(group)
+    dice.shuffle(groups)
+    yield from groups
