@@ -149,7 +149,13 @@ class ReadingData:
         return self._assemble(source, dice.choice(source.items), dice, others, missing=missing)
 
     def _assemble(
-        self, source: Source, item: _Item, dice: random.Random, others: int, *, missing: bool = False
+        self,
+        source: Source,
+        item: _Item,
+        dice: random.Random,
+        others: int,
+        *,
+        missing: bool = False,
     ) -> Example:
         """Gold passage among ``others`` of its neighbourhood, in random order."""
         gold = dice.choice(item.gold)
@@ -181,9 +187,7 @@ class ReadingData:
         return Example(item.question, passages, answer)
 
     @staticmethod
-    def _crop(
-        passage: list[int], answer: list[int], limit: int, dice: random.Random
-    ) -> list[int]:
+    def _crop(passage: list[int], answer: list[int], limit: int, dice: random.Random) -> list[int]:
         """At most ``limit`` tokens, a random window that keeps the answer."""
         if len(passage) <= limit:
             return passage
@@ -222,7 +226,9 @@ class ReadingData:
         return Example(question, [self._crop(passage, answer, 160, dice)], answer)
 
 
-def batches(examples: Sequence[Example], tokens: int, dice: random.Random) -> Iterator[list[Example]]:
+def batches(
+    examples: Sequence[Example], tokens: int, dice: random.Random
+) -> Iterator[list[Example]]:
     """Length-bucketed batches of at most ``tokens`` padded tokens, in random order."""
     ordered = sorted(examples, key=lambda example: example.length)
     groups: list[list[Example]] = []

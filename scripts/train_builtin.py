@@ -22,7 +22,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,12 @@ class StagedData:
         return ReadingData(weighted, self._tokenizer, self._args.seed)
 
     def _almanac(self) -> Path:
-        from make_almanac import main as make_almanac
+        from make_almanac import make_almanac, write_almanac
 
         folder: Path = self._args.work / "almanac"
         if not folder.exists():
-            size, seed = str(self._args.almanac), str(self._args.seed)
-            make_almanac(["--passages", size, "--seed", seed, "--out", str(folder)])
+            almanac = make_almanac(self._args.almanac, self._args.seed)
+            write_almanac(almanac, folder, seed=self._args.seed, split="train")
         return folder
 
     def _source(self, name: str, folder: Path) -> Any:
@@ -121,8 +121,8 @@ def collate(examples: list[Any], config: Any) -> tuple[Any, Any]:
     return padded(prompts), padded(answers)
 
 
-def stream(data: Any, plan: ReaderPlan, start: int) -> Iterator[tuple[int, list[Any]]]:
-    """(step, batch) from ``start`` on, the same for the same plan wherever it starts."""
+def stream(data: StagedData, plan: ReaderPlan, start: int) -> Iterator[list[Any]]:
+    """Batches from step ``start`` on, the same for the same plan wherever it starts."""
     from reading_examples import batches
 
     step = 0
@@ -143,16 +143,85 @@ def stream(data: Any, plan: ReaderPlan, start: int) -> Iterator[tuple[int, list[
                 if step >= until:
                     break
                 if step >= start:
-                    yield step, batch
+                    yield batch
                 step += 1
 
 
-def pace(step: int, plan: ReaderPlan) -> float:
+def pace(step: int, total: int, warmup: int) -> float:
     """Linear warm-up, then linear decay to a fiftieth."""
-    total = plan.read_steps + plan.retrieve_steps
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    return max(0.02, 1 - (step - plan.warmup) / max(1, total - plan.warmup))
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.02, 1 - (step - warmup) / max(1, total - warmup))
+
+
+class Fit:
+    """The optimisation loop that all built-in models share, with checkpoints."""
+
+    def __init__(self, args: argparse.Namespace, groups: dict[float, dict[str, Any]]) -> None:
+        """``groups``: factor on the learning rate -> trained parameters by name."""
+        import torch
+
+        self._args = args
+        self._trained = {name: p for group in groups.values() for name, p in group.items()}
+        self._scales = list(groups)
+        self._optimizer = torch.optim.AdamW(
+            [{"params": list(group.values())} for group in groups.values()],
+            lr=args.learning_rate,
+            weight_decay=0.01,
+        )
+        self._checkpoint = args.work / "checkpoint.pt"
+        self.step, self.seconds = 0, 0.0
+        if self._checkpoint.exists():
+            saved = torch.load(self._checkpoint, weights_only=True)
+            self.step, self.seconds = saved["step"], saved["seconds"]
+            with torch.no_grad():
+                for name, value in saved["model"].items():
+                    self._trained[name].copy_(value)
+            self._optimizer.load_state_dict(saved["optimizer"])
+        count = sum(p.numel() for p in self._trained.values())
+        print(f"{count:,} trained parameters, from step {self.step}", flush=True)
+
+    def run(
+        self, batches: Iterable[Any], total: int, warmup: int, loss_of: Callable[[Any], Any]
+    ) -> None:
+        """Take one step a batch; ``loss_of`` gives the mean loss of a batch."""
+        import torch
+
+        device = torch.device(self._args.device)
+        before, began, losses = self.seconds, time.monotonic(), list[float]()
+        for batch in batches:
+            for group, scale in zip(self._optimizer.param_groups, self._scales, strict=True):
+                group["lr"] = self._args.learning_rate * scale * pace(self.step, total, warmup)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._args.bf16):
+                loss = loss_of(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise SystemExit("training diverged: a loss was not finite; nothing was written")
+            self.step += 1
+            self.seconds = before + time.monotonic() - began
+            if self.step % 25 == 0:
+                recent = losses[-50:]
+                mean = sum(recent) / len(recent)
+                minutes = self.seconds / 60
+                print(f"step {self.step}/{total} loss {mean:.3f} {minutes:.1f} min", flush=True)
+            if self.step % self._args.save_every == 0:
+                self._save()
+        self._save()
+
+    def _save(self) -> None:
+        import torch
+
+        bundle = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": {name: p.detach() for name, p in self._trained.items()},
+            "optimizer": self._optimizer.state_dict(),
+        }
+        write_atomically(self._checkpoint, lambda path: torch.save(bundle, path))
 
 
 def write_atomically(path: Path, save: Any) -> None:
@@ -214,78 +283,120 @@ def train_reader(args: argparse.Namespace) -> None:
         args.model, args.seed, args.rank, args.read_steps, args.retrieve_steps,
         args.batch_tokens, args.learning_rate,
     )  # fmt: skip
-    folder = minilm_folder()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    args.work.mkdir(parents=True, exist_ok=True)
-    data = StagedData(args, tokenizer)
-    model, config = prepare_reader(plan, folder, args.warm_start)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    print(f"{sum(p.numel() for p in trained.values()):,} trained parameters", flush=True)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for n, p in trained.items() if "lora_" in n or n.startswith("head.")],
-             "scale": 1.0},
-            {"params": [p for n, p in trained.items() if n.startswith("decoder.")], "scale": 0.5},
-        ],
-        lr=plan.learning_rate, weight_decay=0.01,
-    )  # fmt: skip
-    checkpoint = args.work / "checkpoint.pt"
-    start, seconds = 0, 0.0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        start, seconds = saved["step"], saved["seconds"]
-        with torch.no_grad():
-            for name, value in saved["model"].items():
-                trained[name].copy_(value)
-        optimizer.load_state_dict(saved["optimizer"])
-
-    def save(step: int) -> None:
-        bundle = {
-            "step": step,
-            "seconds": seconds + time.monotonic() - began,
-            "model": {name: p.detach() for name, p in trained.items()},
-            "optimizer": optimizer.state_dict(),
-        }
-        write_atomically(checkpoint, lambda path: torch.save(bundle, path))
-
+    data = StagedData(args, AutoTokenizer.from_pretrained(minilm_folder()))
+    model, config = prepare_reader(plan, minilm_folder(), args.warm_start)
     device = torch.device(args.device)
     model.to(device).train()
-    began, seen, losses = time.monotonic(), 0, []
-    for step, batch in stream(data, plan, start):
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    decoder = {name: p for name, p in trained.items() if name.startswith("decoder.")}
+    others = {name: p for name, p in trained.items() if name not in decoder}
+    fit = Fit(args, {1.0: others, 0.5: decoder} if decoder else {1.0: others})
+
+    def loss_of(batch: list[Any]) -> torch.Tensor:
         ids, answers = (tensor.to(device) for tensor in collate(batch, config))
-        for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate * group["scale"] * pace(step, plan)
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            log_probs = model.token_log_probs(ids, answers)
-        kept = answers != config.pad_token_id
-        loss = -(log_probs.float().sum() / kept.sum())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
-        seen += ids.numel()
-        if (step + 1) % 25 == 0:
-            passed = time.monotonic() - began
-            print(
-                f"step {step + 1} loss {sum(losses[-50:]) / len(losses[-50:]):.3f} "
-                f"{seen / passed:.0f} tokens/s {passed / 60:.1f} min",
-                flush=True,
-            )
-        if (step + 1) % args.save_every == 0:
-            save(step + 1)
-    save(plan.read_steps + plan.retrieve_steps)
-    seconds += time.monotonic() - began
-    if not all(math.isfinite(loss) for loss in losses):
-        raise SystemExit("training diverged: a loss was not finite; nothing was written")
+        log_probs: torch.Tensor = model.token_log_probs(ids, answers)
+        return -log_probs.float().sum() / (answers != config.pad_token_id).sum()
+
+    total = plan.read_steps + plan.retrieve_steps
+    fit.run(stream(data, plan, fit.step), total, plan.warmup, loss_of)
     card = {
         "config": asdict(config),
         "plan": asdict(plan),
+        "warm_start": str(args.warm_start.name) if args.warm_start else None,
         "data": data.card,
-        "minutes": round(seconds / 60, 1),
+        "minutes": round(fit.seconds / 60, 1),
         "torch": torch.__version__,
     }
     export(args.out / plan.kind, trained_state(model), card)
+
+
+@dataclass(frozen=True)
+class ClassifierPlan:
+    """Everything that decides what the classifier becomes, apart from the data."""
+
+    seed: int
+    rank: int
+    epochs: int
+    batch_tokens: int
+    learning_rate: float
+
+
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 3}
+"""Training sets and how often each is seen in an epoch."""
+
+
+def classifier_rows(args: argparse.Namespace) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """(text, label) of the train splits, and what the card says of them."""
+    rows: list[tuple[str, int]] = []
+    said = {}
+    for name, times in CLASSIFIER_SOURCES.items():
+        folder = ROOT / "corpora" / name if name == "reviews" else args.data / name
+        lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        own = [(str(row["text"]), int(row["label"])) for row in map(json.loads, lines)]
+        rows += own * times
+        said[name] = {
+            "examples": len(own),
+            "times": times,
+            "train_sha256": sha256(folder / "train.jsonl"),
+        }
+    return rows, said
+
+
+def train_classifier(args: argparse.Namespace) -> None:
+    """Train the sentiment classifier and write its parameter file and card."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers import AutoTokenizer
+
+    from robustlab.models.batching import pack
+    from robustlab.models.minilm import minilm_classifier
+    from robustlab.resources import minilm_folder
+
+    plan = ClassifierPlan(args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate)
+    rows, said = classifier_rows(args)
+    label_names = ["negative", "positive"]
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    ids = tokenizer([text for text, _ in rows], truncation=True, max_length=128)["input_ids"]
+    torch.manual_seed(plan.seed)
+    model = minilm_classifier(minilm_folder(), label_names).requires_grad_(False)
+    targets = r".*layer\.\d+\..*\.(query|key|value|dense)"
+    lora = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=targets, lora_dropout=0.0)
+    inject_adapter_in_model(lora, model)
+    for module in (model.bert.pooler, model.classifier):
+        module.requires_grad_(True)
+    device = torch.device(args.device)
+    model.to(device).train()
+    fit = Fit(args, {1.0: {name: p for name, p in model.named_parameters() if p.requires_grad}})
+
+    schedule: list[list[int]] = []
+    for epoch in range(plan.epochs):
+        dice = random.Random(f"{plan.seed}:{epoch}")
+        order = list(range(len(rows)))
+        dice.shuffle(order)
+        groups: list[list[int]] = []
+        # Packed within random blocks, so that a batch's mates differ from epoch to epoch.
+        for start in range(0, len(order), 2048):
+            block = order[start : start + 2048]
+            packed = pack([len(ids[i]) for i in block], plan.batch_tokens)
+            groups += [[block[i] for i in group] for group in packed]
+        dice.shuffle(groups)
+        schedule += groups
+
+    def loss_of(batch: list[int]) -> torch.Tensor:
+        inputs = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
+        labels = torch.tensor([rows[i][1] for i in batch], device=device)
+        loss: torch.Tensor = model(**inputs.to(device), labels=labels).loss
+        return loss
+
+    fit.run(schedule[fit.step :], len(schedule), 50, loss_of)
+    card = {
+        "label_names": label_names,
+        "plan": asdict(plan),
+        "data": said,
+        "minutes": round(fit.seconds / 60, 1),
+        "torch": torch.__version__,
+    }
+    export(args.out / "classifier", trained_state(model), card)
 
 
 def export(stem: Path, state: dict[str, Any], card: dict[str, Any]) -> None:
@@ -312,16 +423,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="autocast; pays on AMX and GPUs")
-    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rank", type=int, help="of the adapters (readers 32, classifier 8)")
     parser.add_argument("--read-steps", type=int, default=500)
     parser.add_argument("--retrieve-steps", type=int, default=700)
-    parser.add_argument("--batch-tokens", type=int, default=6144)
+    parser.add_argument("--epochs", type=int, default=4, help="of the classifier")
+    parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 1536)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--almanac", type=int, default=3000, help="passages to generate")
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--warm-start", type=Path, help="another reader's --work to start from")
     args = parser.parse_args(arguments)
-    train_reader(args)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.model == "classifier":
+        args.rank, args.batch_tokens = args.rank or 8, args.batch_tokens or 1536
+        train_classifier(args)
+    else:
+        args.rank, args.batch_tokens = args.rank or 32, args.batch_tokens or 6144
+        train_reader(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,7 @@
+"""Attacks on language models and retrieval pipelines, and defences against them."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

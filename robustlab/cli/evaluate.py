@@ -1,0 +1,103 @@
+"""``robustlab evaluate``: how good a target is without an attack."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from robustlab.cli import options
+from robustlab.cli.output import print_json, progress_bar, working
+
+__all__ = ["evaluate"]
+
+
+@click.command("evaluate", context_settings=options.SETTINGS)
+@options.target(None)
+@options.kind("classifier", "seq2seq", "causal", "retriever")
+@options.data(None)
+@options.corpus(None)
+@options.retriever
+@options.generator
+@options.top_k
+@options.prompt
+@options.max_new_tokens
+@options.index_folder
+@options.split
+@options.limit
+@options.columns
+@options.question_columns
+@options.skip_bad_rows
+@options.seed
+@options.device
+@options.batch_tokens
+@options.out
+@options.common
+def evaluate(
+    target: str,
+    kind: str | None,
+    data: str | None,
+    corpus: str | None,
+    retriever: str,
+    generator: str,
+    top_k: int,
+    prompt: str | None,
+    max_new_tokens: int,
+    index: Path | None,
+    split: str | None,
+    limit: int | None,
+    skip_bad_rows: bool,
+    seed: int,
+    device: str,
+    dtype: str,
+    batch_tokens: int | None,
+    out: Path | None,
+    json: bool,
+    **columns: str | None,
+) -> None:
+    """Measure a target without an attack, with 95 % intervals.
+
+    \b
+    A classifier is measured on labelled data:
+      robustlab evaluate --target builtin:classifier --data corpora/reviews
+    A generator answers the questions of a corpus from their gold passages:
+      robustlab evaluate --target builtin:seq2seq --corpus corpora/fieldguide
+    A retriever looks for these passages, and rag does both:
+      robustlab evaluate --target builtin:retriever --corpus corpora/fieldguide
+      robustlab evaluate --target rag --corpus corpora/fieldguide
+    """
+    with working("loading robustlab …"):
+        from robustlab.evaluation import evaluate as run_evaluation
+        from robustlab.report import make_console, measures, measures_table, write_report
+        from robustlab.runs import RunDirectory
+
+    with progress_bar("evaluating") as progress:
+        result = run_evaluation(
+            target_spec=target,
+            data_spec=data,
+            corpus=corpus,
+            retriever=retriever,
+            generator=generator,
+            split=split,
+            limit=limit,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            prompt=prompt,
+            kind=kind,
+            index_folder=index,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            columns=columns,
+            skip_bad_rows=skip_bad_rows,
+            out=out,
+            progress=progress,
+        )
+    report = write_report(RunDirectory.open(result.folder))
+    console = make_console(sys.stderr if json else sys.stdout)
+    console.print(measures_table(measures(result.summary)))
+    console.print(f"\nrun     {result.folder}\nreport  {report}", soft_wrap=True)
+    if json:
+        print_json({"run": str(result.folder), **result.summary})

@@ -1,0 +1,126 @@
+"""The entry point: finds the command, and turns errors into sentences and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from typing import Any
+
+import click
+
+from robustlab import __version__
+from robustlab.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER, UserError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "attack": "robustlab.cli.attack:attack",
+    "evaluate": "robustlab.cli.evaluate:evaluate",
+    "rag-query": "robustlab.cli.rag_query:rag_query",
+    "index": "robustlab.cli.index:index",
+}
+
+# What libraries would otherwise print between our lines. A user's own setting wins.
+_QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+# A full disk or a folder that may not be written is for the user to mend.
+_USERS_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
+
+_EPILOG = """\
+Options can also stand in a TOML file (--config FILE) or in variables named after them, such as
+ROBUSTLAB_DEVICE=cpu. The command line comes first, then the variables, then the file.
+
+\b
+Completion of commands, options and names, for your shell's startup file:
+  bash   eval "$(_ROBUSTLAB_COMPLETE=bash_source robustlab)"
+  zsh    eval "$(_ROBUSTLAB_COMPLETE=zsh_source robustlab)"
+  fish   _ROBUSTLAB_COMPLETE=fish_source robustlab | source
+"""
+
+
+class _Stop(click.ClickException):
+    """One sentence on stderr, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's own signature
+        """Print the sentence; what it quotes from files cannot act on the terminal."""
+        from robustlab.report.terminal import safe_text
+
+        sentence = safe_text(" ".join(self.message.split()))
+        click.echo(f"robustlab: {sentence}", file=file, err=True)
+
+
+class _Commands(click.Group):
+    """Commands whose modules are imported when they are named, each after a static table."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise _Stop(str(error), EXIT_USER) from error
+        except KeyboardInterrupt as error:
+            # A command that can be resumed says so in the exception.
+            raise _Stop(str(error) or "interrupted", EXIT_INTERRUPTED) from error
+        except OSError as error:
+            if error.errno not in _USERS_ERRORS:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            raise _Stop(f"{place}{error.strerror}", EXIT_USER) from error
+
+
+@click.group(
+    cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name="robustlab")
+def cli() -> None:
+    """Attacks on language models and retrieval pipelines, offline and counted."""
+
+
+def main() -> None:
+    """Run the command line; the console script ``robustlab``."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding lacks must not end the program.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        cli(prog_name="robustlab")
+    except Exception:
+        traceback.print_exc()
+        click.echo(
+            f"robustlab: this is a fault of robustlab {__version__}, not yours; "
+            "please report it with the lines above.",
+            err=True,
+        )
+        sys.exit(EXIT_FAULT)

@@ -1,0 +1,264 @@
+"""The options that commands share: one spelling, one meaning, one help text each.
+
+The name of a parameter is the long option's own, so that ``ROBUSTLAB_TOP_K`` and the key
+``top-k`` of a configuration file are ``--top-k`` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import click
+from click.shell_completion import CompletionItem
+
+from robustlab.cli.config import config_option
+
+__all__ = [
+    "SETTINGS",
+    "batch_tokens",
+    "columns",
+    "common",
+    "corpus",
+    "data",
+    "device",
+    "generator",
+    "index_folder",
+    "kind",
+    "limit",
+    "max_new_tokens",
+    "out",
+    "prompt",
+    "query_budget",
+    "question_columns",
+    "recipe",
+    "retriever",
+    "seed",
+    "skip_bad_rows",
+    "split",
+    "target",
+    "top_k",
+]
+
+Decorator: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
+
+SETTINGS = {"auto_envvar_prefix": "ROBUSTLAB", "show_default": True}
+"""Context settings of every command: ``ROBUSTLAB_SEED`` is ``--seed`` whatever the command."""
+
+_POSITIVE = click.IntRange(min=1)
+
+
+def _names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completion with shipped names, and with files as the shell finds them."""
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from robustlab.resources import corpus_names, recipe_names
+
+        if kind == "recipe":
+            known = list(recipe_names())
+        elif kind == "corpus":
+            known = list(corpus_names())
+        else:
+            known = ["builtin:classifier", "builtin:seq2seq", "builtin:causal", "rag"]
+        found = [CompletionItem(name) for name in known if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+def _together(*options: Decorator) -> Decorator:
+    """Several options as one decorator; --help lists them in this order."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def target(default: str | None) -> Decorator:
+    """``--target``; required where it has no default."""
+    return click.option(
+        "--target",
+        metavar="SPEC",
+        default=default,
+        required=default is None,
+        shell_complete=_names("target"),
+        help="Model: builtin:NAME, a Hugging Face folder or hub id, or rag (the pipeline of "
+        "--retriever and --generator)."
+        if default is None
+        else "Model: builtin:NAME, a Hugging Face folder or a hub id.",
+    )
+
+
+def data(default: str | None) -> Decorator:
+    """``--data``."""
+    return click.option(
+        "--data",
+        metavar="SPEC",
+        default=default,
+        shell_complete=_names("corpus"),
+        help="Data: a file (.jsonl, .csv, .tsv), a folder, the name of a shipped set, or hf:NAME.",
+    )
+
+
+def corpus(default: str | None) -> Decorator:
+    """``--corpus``."""
+    return click.option(
+        "--corpus",
+        metavar="SPEC",
+        default=default,
+        shell_complete=_names("corpus"),
+        help="Passages: a BEIR folder, a SQuAD file, a file of rows, the name of a shipped "
+        "corpus, or hf:NAME.",
+    )
+
+
+def kind(*kinds: str) -> Decorator:
+    """``--kind``: the family of a model whose files do not tell it."""
+    return click.option(
+        "--kind",
+        type=click.Choice(kinds),
+        default=None,
+        help="Family of the model.  [default: found from its config]",
+    )
+
+
+retriever = click.option(
+    "--retriever",
+    metavar="SPEC",
+    default="builtin:retriever",
+    help="Retriever: builtin:retriever, a sentence-transformers folder or hub id, or bm25.",
+)
+
+generator = click.option(
+    "--generator",
+    metavar="SPEC",
+    default="builtin:seq2seq",
+    help="Reader of the passages: builtin:seq2seq, builtin:causal, a folder or a hub id.",
+)
+
+top_k = click.option(
+    "--top-k", metavar="N", type=_POSITIVE, default=5, help="How many passages are retrieved."
+)
+
+prompt = click.option(
+    "--prompt",
+    metavar="FILE",
+    default=None,
+    help="Prompt template, a shipped one by name or a file of your own.",
+)
+
+index_folder = click.option(
+    "--index",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Index made by robustlab index, instead of encoding the corpus now.",
+)
+
+max_new_tokens = click.option(
+    "--max-new-tokens",
+    metavar="N",
+    type=_POSITIVE,
+    default=32,
+    help="Longest answer, in tokens.",
+)
+
+split = click.option(
+    "--split",
+    metavar="NAME",
+    default=None,
+    help="Split of the data.  [default: test if there is one, else validation]",
+)
+
+limit = click.option(
+    "--limit",
+    metavar="N",
+    type=_POSITIVE,
+    default=None,
+    help="Only the first N after a shuffle seeded by --seed.  [default: all of the split]",
+)
+
+recipe = click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    default="deepwordbug",
+    shell_complete=_names("recipe"),
+    help="Attack: a shipped recipe by name, or a TOML file of your own.",
+)
+
+query_budget = click.option(
+    "--query-budget",
+    metavar="N",
+    type=_POSITIVE,
+    default=None,
+    help="Most queries for one example.  [default: the recipe's]",
+)
+
+seed = click.option(
+    "--seed", metavar="N", type=int, default=0, help="Seed of all that is random."
+)
+
+batch_tokens = click.option(
+    "--batch-tokens",
+    metavar="N",
+    type=_POSITIVE,
+    default=None,
+    help="Most tokens in one forward pass; less memory, same results.",
+)
+
+out = click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Run directory to make; must not hold a run.  [default: runs/COMMAND-TIME]",
+)
+
+columns = _together(
+    click.option("--text-column", metavar="NAME", default=None, help="Column of the text."),
+    click.option("--pair-column", metavar="NAME", default=None, help="Column of the second text."),
+    click.option("--label-column", metavar="NAME", default=None, help="Column of the label."),
+)
+
+question_columns = _together(
+    click.option("--question-column", metavar="NAME", default=None, help="Column of the question."),
+    click.option("--answers-column", metavar="NAME", default=None, help="Column of its answers."),
+)
+
+skip_bad_rows = click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    show_default=False,
+    help="Leave out and count rows that cannot be used.",
+)
+
+device = _together(
+    click.option(
+        "--device",
+        metavar="auto|cpu|cuda[:N]",
+        default="auto",
+        help="Where models run; auto is the GPU where there is one.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        help="Number format; auto is bf16 where the hardware is fast in it.",
+    ),
+)
+
+common = _together(
+    click.option(
+        "--json",
+        is_flag=True,
+        show_default=False,
+        help="Print one JSON object and nothing else on stdout.",
+    ),
+    config_option(),
+)

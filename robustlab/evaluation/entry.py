@@ -1,0 +1,352 @@
+"""The one function behind ``robustlab evaluate``: specs in, a run directory out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from robustlab.data import load_corpus, load_labelled, sample, select_split
+from robustlab.data.records import Corpus, Passage, Question, content_hash
+from robustlab.errors import UserError
+from robustlab.evaluation.classification import (
+    align_labels,
+    classification_outcomes,
+    summarise_classification,
+)
+from robustlab.evaluation.generation import (
+    check_answers,
+    generation_outcomes,
+    summarise_answers,
+)
+from robustlab.evaluation.rag import rag_outcomes, summarise_rag
+from robustlab.evaluation.retrieval import check_gold, retrieval_outcomes, summarise_retrieval
+from robustlab.metrics.intervals import Estimate
+from robustlab.models.load import load_target
+from robustlab.models.target import Target
+from robustlab.rag import (
+    Generator,
+    PromptTemplate,
+    RagPipeline,
+    default_prompt,
+    load_prompt,
+    load_rag,
+)
+from robustlab.retrieval import Retriever, open_retriever
+from robustlab.retrieval.encoder import BUILTIN, SentenceEncoder
+from robustlab.runs import RunDirectory, build_manifest, default_run_folder
+
+__all__ = ["EvaluationResult", "evaluate"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of items done and the number in all."""
+
+Outcome: TypeAlias = dict[str, Any]
+
+_RETRIEVERS = (BUILTIN, "bm25")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """A finished evaluation.
+
+    ``estimates`` are the measures by their standard names, in the order to show them; those that
+    are no rate or mean (``bleu``, ``perplexity``) have ``nan`` for an interval. ``summary`` is
+    what stands in ``summary.json``, as JSON values: estimates, number of items, time.
+    """
+
+    kind: str
+    folder: Path
+    estimates: Mapping[str, Estimate]
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is left to do when everything is loaded."""
+
+    kind: str
+    data: Mapping[str, Any]
+    target: Mapping[str, Any]
+    total: int
+    outcomes: Iterator[Outcome]
+    summarise: Callable[[Sequence[Outcome]], dict[str, Estimate]]
+
+
+def evaluate(
+    *,
+    target_spec: str,
+    data_spec: str | None = None,
+    corpus: str | None = None,
+    retriever: str = BUILTIN,
+    generator: str = "builtin:seq2seq",
+    split: str | None = None,
+    limit: int | None = None,
+    top_k: int = 5,
+    max_new_tokens: int = 32,
+    prompt: str | None = None,
+    kind: str | None = None,
+    index_folder: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    skip_bad_rows: bool = False,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Evaluate a target and leave a run directory.
+
+    A classifier is evaluated on labelled data. A generator answers the questions of a corpus with
+    their gold passages in the prompt; a retriever searches for these; ``rag`` does both.
+
+    Args:
+        target_spec: ``rag``, a retriever (``builtin:retriever``, ``bm25``, or any encoder with
+            ``kind="retriever"``), or a model as for :func:`~robustlab.models.load.load_target`.
+        data_spec: labelled data, or the corpus whose questions are asked.
+        corpus: the passages; ``data_spec`` if not given, and the other way round.
+        retriever: of a ``rag`` target.
+        generator: of a ``rag`` target.
+        split: of the data; the default is ``test``, else ``validation``.
+        limit: only the first so many items after a shuffle by ``seed``.
+        top_k: passages retrieved for a question.
+        max_new_tokens: the longest answer.
+        prompt: a template by name or file; the one that fits the generator if not given.
+        kind: the family of the target, where its files do not tell.
+        index_folder: an index of the corpus by the retriever.
+        seed: of the shuffle.
+        device: where models run.
+        dtype: their number format.
+        batch_tokens: the most tokens in a forward pass.
+        columns: arguments of the loaders by name, e.g. ``{"text_column": "body"}``.
+        skip_bad_rows: leave out and count rows that cannot be used.
+        out: the run directory; ``runs/evaluate-TIME`` if not given.
+        progress: called as outcomes come in.
+
+    Raises:
+        UserError: whatever stands in the way, before the run directory is made if possible.
+    """
+    arguments = {name: value for name, value in locals().items() if name != "progress"}
+    columns = {name: column for name, column in (columns or {}).items() if column is not None}
+
+    def questions() -> _Questions:
+        specs = (corpus or data_spec, data_spec or corpus)
+        return _load_questions(*specs, split, limit, seed, columns, skip_bad_rows)
+
+    if target_spec == "rag":
+        if kind is not None:
+            raise UserError("--kind says what a model's files do not; a rag target needs none")
+        asked = questions()
+        check_answers(asked.items, asked.name)
+        check_gold(asked.items, asked.passages, asked.name)
+        pipeline = load_rag(
+            asked.corpus,
+            retriever,
+            generator,
+            prompt=prompt,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            index_folder=index_folder,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+        )
+        job = _rag_job(asked, pipeline, SentenceEncoder.load(BUILTIN, device=device, dtype=dtype))
+    elif kind == "retriever" or target_spec in _RETRIEVERS:
+        asked = questions()
+        check_gold(asked.items, asked.passages, asked.name)
+        finder = open_retriever(
+            target_spec, asked.corpus, index_folder=index_folder, device=device, dtype=dtype
+        )
+        job = _retrieval_job(asked, finder, top_k)
+    else:
+        target = load_target(
+            target_spec, kind=kind, device=device, dtype=dtype, batch_tokens=batch_tokens
+        )
+        if isinstance(target, Generator):
+            asked = questions()
+            check_answers(asked.items, asked.name)
+            check_gold(asked.items, asked.passages, asked.name)
+            template = default_prompt(target) if prompt is None else load_prompt(prompt)
+            job = _generation_job(asked, target, template, max_new_tokens)
+        else:
+            if data_spec is None:
+                raise UserError(
+                    f"{target_spec} is a classifier: name the labelled data to evaluate it on, "
+                    "with --data"
+                )
+            job = _classification_job(target, data_spec, split, limit, seed, columns, skip_bad_rows)
+    manifest = build_manifest(
+        command="evaluate", arguments=arguments, seed=seed, data=job.data, target=job.target
+    )
+    with RunDirectory.create(out or default_run_folder("evaluate"), manifest) as run:
+        start = time.perf_counter()
+        outcomes: list[Outcome] = []
+        for outcome in job.outcomes:
+            run.append(outcome)
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(len(outcomes), job.total)
+        seconds = time.perf_counter() - start
+        estimates = job.summarise(outcomes)
+        run.write_summary(
+            {
+                "kind": job.kind,
+                "items": len(outcomes),
+                **{name: estimate.as_json() for name, estimate in estimates.items()},
+                "wall_seconds": seconds,
+                "items_per_second": len(outcomes) / seconds,
+            }
+        )
+        summary = run.summary
+        assert summary is not None
+    return EvaluationResult(job.kind, run.path, estimates, summary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """The questions to ask, and the corpus to ask them of."""
+
+    corpus: Corpus
+    name: str
+    items: tuple[Question, ...]
+    passages: Mapping[str, Passage]
+    data: Mapping[str, Any]
+
+
+def _load_questions(
+    corpus_spec: str | None,
+    data_spec: str | None,
+    split: str | None,
+    limit: int | None,
+    seed: int,
+    columns: Mapping[str, str],
+    skip_bad_rows: bool,
+) -> _Questions:
+    if corpus_spec is None or data_spec is None:
+        raise UserError("there are no questions to ask: name a corpus with --corpus")
+    unfit = {"pair_column", "label_column"} & columns.keys()
+    if unfit:
+        option = min(unfit).replace("_", "-")
+        raise UserError(f"--{option} is for labelled data, and {corpus_spec} is read as a corpus")
+    corpus = load_corpus(corpus_spec, skip_bad_rows=skip_bad_rows, **columns)
+    source = corpus
+    if data_spec != corpus_spec:
+        source = load_corpus(data_spec, skip_bad_rows=skip_bad_rows, **columns)
+    chosen, available = select_split(source, split)
+    items = sample(available, limit, seed)
+    data = {
+        "spec": data_spec,
+        "name": source.name,
+        "split": chosen,
+        "items": len(items),
+        "available": len(available),
+        "skipped_rows": source.skipped_rows,
+        "fingerprint": _fingerprint(available),
+        "corpus": {
+            "spec": corpus_spec,
+            "name": corpus.name,
+            "passages": len(corpus.passages),
+            "skipped_rows": corpus.skipped_rows,
+            "fingerprint": corpus.fingerprint(),
+        },
+    }
+    passages = {passage.id: passage for passage in corpus.passages}
+    return _Questions(corpus, source.name, items, passages, data)
+
+
+def _fingerprint(questions: Sequence[Question]) -> str:
+    """Hash of ids, texts, answers and gold passages of a split, in order."""
+    return content_hash(
+        part
+        for question in questions
+        for part in (
+            question.id,
+            question.text,
+            content_hash(question.answers),
+            content_hash(question.gold),
+        )
+    )
+
+
+def _describe(target: Target) -> dict[str, Any]:
+    return {**target.describe(), "fingerprint": target.fingerprint()}
+
+
+def _rag_job(asked: _Questions, pipeline: RagPipeline, judge: Target) -> _Job:
+    return _Job(
+        kind=pipeline.kind,
+        data=asked.data,
+        target={**_describe(pipeline), "relevance_judge": judge.describe()},
+        total=len(asked.items),
+        outcomes=rag_outcomes(pipeline, judge, asked.items, asked.passages),
+        summarise=lambda outcomes: summarise_rag(outcomes, pipeline.top_k),
+    )
+
+
+def _retrieval_job(asked: _Questions, retriever: Retriever, top_k: int) -> _Job:
+    return _Job(
+        kind=retriever.kind,
+        data=asked.data,
+        target=_describe(retriever),
+        total=len(asked.items),
+        outcomes=retrieval_outcomes(retriever, asked.items, asked.passages, top_k),
+        summarise=lambda outcomes: summarise_retrieval(outcomes, top_k),
+    )
+
+
+def _generation_job(
+    asked: _Questions, generator: Generator, template: PromptTemplate, max_new_tokens: int
+) -> _Job:
+    return _Job(
+        kind=generator.kind,
+        data=asked.data,
+        target={
+            **_describe(generator),
+            "prompt": template.describe(),
+            "max_new_tokens": max_new_tokens,
+        },
+        total=len(asked.items),
+        outcomes=generation_outcomes(
+            generator, template, asked.items, asked.passages, max_new_tokens=max_new_tokens
+        ),
+        summarise=summarise_answers,
+    )
+
+
+def _classification_job(
+    target: Target,
+    data_spec: str,
+    split: str | None,
+    limit: int | None,
+    seed: int,
+    columns: Mapping[str, str],
+    skip_bad_rows: bool,
+) -> _Job:
+    unfit = columns.keys() - {"text_column", "pair_column", "label_column"}
+    if unfit:
+        option = min(unfit).replace("_", "-")
+        raise UserError(f"--{option} is for a corpus, and {data_spec} is read as labelled data")
+    loaded = load_labelled(data_spec, split=split, skip_bad_rows=skip_bad_rows, **columns)
+    align_labels(loaded.label_names, target)  # refuses before the run directory is made
+    examples = sample(loaded.examples, limit, seed)
+    return _Job(
+        kind=target.kind,
+        data={
+            "spec": data_spec,
+            "name": loaded.name,
+            "split": loaded.split,
+            "items": len(examples),
+            "available": len(loaded.examples),
+            "skipped_rows": loaded.skipped_rows,
+            "label_names": loaded.label_names,
+            "fingerprint": loaded.fingerprint(),
+        },
+        target=_describe(target),
+        total=len(examples),
+        outcomes=classification_outcomes(target, examples, loaded.label_names),
+        summarise=lambda outcomes: summarise_classification(outcomes, loaded.label_names),
+    )

@@ -1,0 +1,87 @@
+"""Rates and means with 95 % confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Estimate", "mean_estimate", "rate"]
+
+_Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured value with its 95 % interval and the number of observations.
+
+    ``value``, ``low`` and ``high`` are ``nan`` when ``n`` is zero: a rate over nothing is
+    unknown, not zero.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """The object that goes into ``summary.json``; unknown values become null."""
+
+        def known(number: float) -> float | None:
+            return None if math.isnan(number) else number
+
+        return {
+            "value": known(self.value),
+            "low": known(self.low),
+            "high": known(self.high),
+            "n": self.n,
+        }
+
+    def percent(self) -> str:
+        """For people: ``81.3 % [76.5, 85.3]``."""
+        if self.n == 0:
+            return "–"
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def rate(successes: int, n: int) -> Estimate:
+    """Binomial proportion with Wilson's score interval (Wilson 1927).
+
+    With p = successes / n and z = 1.96 the interval is
+    (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n); unlike the normal approximation it stays
+    inside [0, 1] and is not empty at p = 0 or 1.
+    """
+    if n < 0 or not 0 <= successes <= max(n, 0):
+        raise ValueError(f"no such proportion: {successes} of {n}")
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    p = successes / n
+    scale = 1 + _Z**2 / n
+    centre = (p + _Z**2 / (2 * n)) / scale
+    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n)) / scale
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Estimate(p, low, high, n)
+
+
+def mean_estimate(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Mean with a percentile bootstrap interval (Efron 1979) over the observations.
+
+    For scores between the extremes, such as token F1 or nDCG, where a binomial interval would
+    be wrong. Deterministic for a given ``seed``.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    data = np.asarray(values, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    # Drawn in blocks: resamples x n doubles at once would be gigabytes for large sets.
+    means = np.empty(resamples)
+    block = max(1, 4_000_000 // n)
+    for start in range(0, resamples, block):
+        stop = min(start + block, resamples)
+        means[start:stop] = data[generator.integers(0, n, size=(stop - start, n))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(data.mean()), float(low), float(high), n)

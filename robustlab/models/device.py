@@ -1,0 +1,71 @@
+"""Which device and which number format a model runs in."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from robustlab.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["resolve_device", "resolve_dtype"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+
+    ``auto`` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        UserError: an unknown name, or a device that this machine does not have.
+    """
+    import torch
+
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(
+            f"Unknown device '{name}': use --device auto, cpu, cuda or cuda:N with a number N."
+        )
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    index = int(name.partition(":")[2] or 0)
+    if index >= count:
+        seen = f"{count} CUDA device{'s' if count > 1 else ''}" if count else "no CUDA device"
+        raise UserError(
+            f"The device '{name}' is absent: PyTorch sees {seen} here; "
+            "use --device cpu, or auto to take what there is."
+        )
+    return torch.device("cuda", index)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn ``auto``, ``fp32`` or ``bf16`` into the dtype of weights and activations.
+
+    ``auto`` is bf16 where the hardware multiplies bf16 matrices: CUDA devices from compute
+    capability 8.0 (Ampere) on, and CPUs with AMX tiles, where whole-model bf16 gives about two to
+    three times the sentences per second of fp32 at the same accuracy. It is fp32 elsewhere,
+    because a CPU without AMX emulates bf16 and is slower with it. bf16 keeps 8 bits of mantissa:
+    probabilities agree with fp32 to two or three digits, not more.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    import torch
+
+    if name == "fp32":
+        return torch.float32
+    if name == "bf16":
+        return torch.bfloat16
+    if name != "auto":
+        raise UserError(f"Unknown dtype '{name}': use --dtype auto, fp32 or bf16.")
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        # A private function of PyTorch: a version without it counts as a CPU without AMX.
+        check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        fast = bool(check is not None and check())
+    return torch.bfloat16 if fast else torch.float32

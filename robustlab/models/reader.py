@@ -1,0 +1,532 @@
+"""Two small readers over MiniLM layers: encoder-decoder and decoder-only, both with a copy head.
+
+A reader answers a question from passages. It is small enough to be trained on a processor in
+about an hour because it does not have to learn to copy: a *copy head* mixes the vocabulary
+distribution with a distribution over the tokens of the context (pointer-generator networks,
+See et al. 2017, arXiv:1704.04368; pointer sentinel mixture, Merity et al. 2017,
+arXiv:1609.07843).
+
+Both read the same token layout::
+
+    [CLS] question [SEP] passage 1 [SEP] passage 2 [SEP] … [MASK] answer [SEP]
+
+(the encoder-decoder has no ``[MASK]``; its decoder starts with ``[CLS]``.) ``[SEP]`` begins a new
+segment. A passage attends to the question and to itself, not to the other passages, and its
+positions continue from the question's length, as if it were the only one (fusion in the decoder,
+Izacard & Grave 2021, arXiv:2007.01282; parallel context windows, Ratner et al. 2023,
+arXiv:2212.10947). So a model trained on few passages reads many, and the context may be longer
+than the 512 positions of MiniLM. In the decoder-only reader every mask is causal besides; the
+answer sees everything to its left.
+
+Shapes: B batch, S context tokens, T answer tokens, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "CausalReader",
+    "Reader",
+    "ReaderConfig",
+    "Seq2SeqReader",
+    "config_from",
+    "from_minilm",
+    "new_reader",
+    "read_config",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderConfig:
+    """Sizes and special tokens; written as ``config.json`` beside the weights.
+
+    ``model_type`` is ``robustlab-seq2seq`` or ``robustlab-causal``; ``decoder_init`` names the
+    MiniLM layers that the decoder's layers were initialised from (encoder-decoder only).
+    """
+
+    model_type: str
+    vocab_size: int = 30522
+    hidden_size: int = 384
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 1536
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    decoder_init: tuple[int, ...] = (4, 5)
+    pad_token_id: int = 0
+    cls_token_id: int = 101
+    sep_token_id: int = 102
+    mask_token_id: int = 103
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def config_from(values: Mapping[str, Any]) -> ReaderConfig:
+    """A configuration from its JSON object."""
+    return ReaderConfig(**{**values, "decoder_init": tuple(values["decoder_init"])})
+
+
+def read_config(path: Path) -> ReaderConfig:
+    """Read a configuration that :meth:`ReaderConfig.save` wrote."""
+    return config_from(json.loads(path.read_text(encoding="utf-8")))
+
+
+class Layout(NamedTuple):
+    """What the positions of tokens mean; each a tensor of shape (B, S)."""
+
+    positions: Tensor
+    segments: Tensor
+    """0 for the question, 1 … for the passages; padding has the number of its neighbour."""
+    tail: Tensor
+    """True from ``[MASK]`` on: the answer's side of the decoder-only layout."""
+    real: Tensor
+    """True except for padding."""
+    copyable: Tensor
+    """True for tokens that may stand in an answer: no padding, no special tokens."""
+
+
+def read_layout(ids: Tensor, config: ReaderConfig) -> Layout:
+    """Derive segments and positions from the tokens alone, left to right.
+
+    Every value depends on tokens to its left only, so that a token's layout stays the same
+    when an answer is appended.
+    """
+    real = ids != config.pad_token_id
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    ends = ids == config.sep_token_id
+    after_end = torch.zeros_like(ends)
+    after_end[:, 1:] = ends[:, :-1]
+    answer_mark = ids == config.mask_token_id
+    segments = after_end.cumsum(1)
+    starts = torch.where(after_end | answer_mark, index, 0).cummax(1).values
+    first_end = torch.where(ends, index, ids.shape[1]).min(1, keepdim=True).values + 1
+    positions = index - starts + torch.where(starts > 0, first_end, 0)
+    special = ends | answer_mark | (ids == config.cls_token_id)
+    return Layout(
+        positions=positions.clamp(max=config.max_position_embeddings - 1),
+        segments=segments,
+        tail=answer_mark.cumsum(1) > 0,
+        real=real,
+        copyable=real & ~special,
+    )
+
+
+def _split_heads(states: Tensor, heads: int) -> Tensor:
+    return states.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, S, W / heads)
+
+
+Cache: TypeAlias = tuple[Tensor, Tensor]
+"""Keys and values of one attention, each (B, heads, S, W / heads)."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention with BERT's projections, residual and layer norm after it."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def keys_values(self, context: Tensor) -> Cache:
+        """Project what is attended to."""
+        key = _split_heads(self.key(context), self.heads)
+        return key, _split_heads(self.value(context), self.heads)
+
+    def forward(self, states: Tensor, cache: Cache, mask: Tensor) -> Tensor:
+        """Attend from ``states`` (B, T, W) where the boolean mask (B, T, S) allows it."""
+        query = _split_heads(self.query(states), self.heads)
+        mixed = F.scaled_dot_product_attention(query, *cache, attn_mask=mask.unsqueeze(1))
+        return self.norm(states + self.output(mixed.transpose(1, 2).flatten(2)))
+
+
+class Layer(nn.Module):
+    """One MiniLM layer, with cross-attention when it decodes."""
+
+    def __init__(self, config: ReaderConfig, *, cross: bool = False) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.cross = Attention(config) if cross else None
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def feed_forward(self, states: Tensor) -> Tensor:
+        """The position-wise half of the layer."""
+        return self.norm(states + self.down(F.gelu(self.up(states))))
+
+
+class TokenEmbedding(nn.Module):
+    """BERT's sum of word, position and (constant) token-type embeddings, normalised."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = nn.Parameter(torch.zeros(config.hidden_size))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, words: Tensor, positions: Tensor) -> Tensor:
+        """Embed ``words`` (B, S, W), already looked up, at ``positions`` (B, S)."""
+        return self.norm(words + self.position(positions) + self.token_type)
+
+
+class CopyHead(nn.Module):
+    """Mixture of the vocabulary and of copying a token of the context.
+
+    p(y) = g · Σ_{j: x_j = y} a_j + (1 − g) · softmax(vocabulary)_y, with the gate g and the
+    copy weights a computed from the answer's state. The copy score of context token j gets a
+    learned bonus where token j − 1 is the token emitted last, so that copying goes on through
+    a span once its first token is found.
+    """
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.gate = nn.Linear(width, 1)
+        self.follow = nn.Parameter(torch.tensor(4.0))
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.pad_token_id = config.pad_token_id
+        nn.init.constant_(self.gate.bias, 1.0)
+
+    def copy_log_weights(
+        self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor
+    ) -> Tensor:
+        """Log copy weights (B, T, S) of answer ``states`` (B, T, W) over the context.
+
+        ``last`` (B, T) holds the token before each answer position; a context without any
+        copyable token yields uniform weights, which the gate has to ignore.
+        """
+        scores = self.query(states) @ self.key(context).transpose(1, 2)
+        scores = scores / states.shape[-1] ** 0.5
+        before = F.pad(ids[:, :-1], (1, 0), value=-1)
+        scores = scores + self.follow * (last.unsqueeze(2) == before.unsqueeze(1))
+        scores = scores.float().masked_fill(~copyable.unsqueeze(1), -1e4)
+        return scores.log_softmax(-1)
+
+    def vocabulary_logits(self, states: Tensor, words: Tensor) -> Tensor:
+        """Logits (…, V) for states (…, W) from the tied word embeddings ``words`` (V, W)."""
+        hidden = self.norm(F.gelu(self.transform(states)))
+        return (hidden @ words.T + self.bias).float()
+
+    def token_log_probs(
+        self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor,
+        words: Tensor, answer: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Log-probability (B, T) of each token of ``answer`` (B, T), teacher-forced."""
+        copy = self.copy_log_weights(states, last, context, ids, copyable)
+        same = answer.unsqueeze(2) == ids.unsqueeze(1)
+        copied = copy.masked_fill(~(same & copyable.unsqueeze(1)), -1e4).logsumexp(-1)
+        # Most of a padded batch of answers is padding, and V is large: only real tokens pay.
+        kept = answer != self.pad_token_id
+        logits = self.vocabulary_logits(states[kept], words)
+        wanted = logits.gather(1, answer[kept].unsqueeze(1)).squeeze(1)
+        said = copied.new_zeros(answer.shape).masked_scatter(kept, wanted - logits.logsumexp(-1))
+        gate = self.gate(states).float().squeeze(2)
+        return torch.logaddexp(F.logsigmoid(gate) + copied, F.logsigmoid(-gate) + said)
+
+    def log_distribution(
+        self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor,
+        words: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Log-probabilities (B, V) of the next token for ``states`` (B, 1, W)."""
+        copy = self.copy_log_weights(states, last, context, ids, copyable)[:, 0].exp()
+        gate = torch.sigmoid(self.gate(states).float())[:, 0]
+        mixed = (1 - gate) * self.vocabulary_logits(states, words)[:, 0].softmax(-1)
+        mixed = mixed.scatter_add(1, ids, gate * copy * copyable)
+        return mixed.clamp_min(1e-30).log()
+
+
+def _causal(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().unsqueeze(0)
+
+
+class Seq2SeqReader(nn.Module):
+    """Encoder-decoder reader: a MiniLM encoder and a short decoder with cross-attention.
+
+    All weights are shared where they can be: one word-embedding table serves encoder, decoder
+    and output.
+    """
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config)
+        self.encoder = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.decoder = nn.ModuleList(Layer(config, cross=True) for _ in config.decoder_init)
+        self.head = CopyHead(config)
+
+    def encode(self, ids: Tensor, words: Tensor | None = None) -> tuple[Tensor, Layout]:
+        """Context states (B, S, W); ``words`` (B, S, W) replaces the looked-up embeddings."""
+        layout = read_layout(ids, self.config)
+        segments, question = layout.segments, layout.segments == 0
+        mask = segments.unsqueeze(2) == segments.unsqueeze(1)
+        mask = (mask | question.unsqueeze(1) | question.unsqueeze(2)) & layout.real.unsqueeze(1)
+        states = self.embedding(
+            self.embedding.word(ids) if words is None else words, layout.positions
+        )
+        for layer in self.encoder:
+            states = layer.attention(states, layer.attention.keys_values(states), mask)
+            states = layer.feed_forward(states)
+        return states, layout
+
+    def _decode(self, start: Tensor, context: Tensor, real: Tensor) -> Tensor:
+        positions = torch.arange(start.shape[1], device=start.device).expand_as(start)
+        states = self.embedding(self.embedding.word(start), positions)
+        own = _causal(start.shape[1], start.device)
+        across = real.unsqueeze(1)
+        for layer in self.decoder:
+            states = layer.attention(states, layer.attention.keys_values(states), own)
+            states = layer.cross(states, layer.cross.keys_values(context), across)
+            states = layer.feed_forward(states)
+        return states
+
+    def token_log_probs(self, ids: Tensor, answer: Tensor, words: Tensor | None = None) -> Tensor:
+        """Log-probability (B, T) of the answer's tokens; positions of padding are zero.
+
+        ``answer`` holds the tokens with their closing ``[SEP]``, padded on the right.
+        """
+        context, layout = self.encode(ids, words)
+        last = F.pad(answer[:, :-1], (1, 0), value=self.config.cls_token_id)
+        states = self._decode(last, context, layout.real)
+        found = self.head.token_log_probs(
+            states, last, context, ids, layout.copyable, self.embedding.word.weight, answer
+        )
+        return found * (answer != self.config.pad_token_id)
+
+    @torch.inference_mode()
+    def generate(self, ids: Tensor, max_new_tokens: int) -> tuple[Tensor, Tensor]:
+        """Greedy answers (B, ≤ max_new_tokens), padded, and their summed log-probability (B,).
+
+        The closing ``[SEP]`` is part of the answer and of its log-probability.
+        """
+        context, layout = self.encode(ids)
+        words = self.embedding.word.weight
+        across = [layer.cross.keys_values(context) for layer in self.decoder]
+        own: list[Cache | None] = [None] * len(self.decoder)
+        real = layout.real.unsqueeze(1)
+        last = ids.new_full((ids.shape[0], 1), self.config.cls_token_id)
+        search = _Greedy(last, self.config)
+        for step in range(max_new_tokens):
+            positions = torch.full_like(last, step)
+            states = self.embedding(self.embedding.word(last), positions)
+            seen = real.new_ones((1, 1, step + 1))
+            for number, layer in enumerate(self.decoder):
+                own[number] = _extend(own[number], layer.attention.keys_values(states))
+                states = layer.attention(states, own[number], seen)
+                states = layer.cross(states, across[number], real)
+                states = layer.feed_forward(states)
+            last = search.take(
+                self.head.log_distribution(states, last, context, ids, layout.copyable, words)
+            )
+            if search.finished:
+                break
+        return search.result()
+
+
+class CausalReader(nn.Module):
+    """Decoder-only reader: MiniLM layers under a causal mask, one sequence, tied embeddings."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config)
+        self.encoder = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.head = CopyHead(config)
+
+    def _mask(self, layout: Layout) -> Tensor:
+        segments = layout.segments
+        mask = segments.unsqueeze(2) == segments.unsqueeze(1)
+        mask = mask | (segments == 0).unsqueeze(1) | layout.tail.unsqueeze(2)
+        mask = mask & layout.real.unsqueeze(1)
+        causal = _causal(segments.shape[1], segments.device)
+        # A padding row sees only padding; letting it see itself keeps its softmax finite.
+        return (mask & causal) | torch.eye(
+            segments.shape[1], dtype=torch.bool, device=segments.device
+        )
+
+    def token_log_probs(self, ids: Tensor, answer: Tensor, words: Tensor | None = None) -> Tensor:
+        """Log-probability (B, T) of the answer's tokens after the prompt; padding is zero.
+
+        ``ids`` are prompts that end in ``[MASK]``, padded on the right; ``answer`` holds the
+        tokens with their closing ``[SEP]``, padded on the right.
+        """
+        config, (batch, length) = self.config, ids.shape
+        # The answer is put right behind each prompt's own last token, padding moves to the end.
+        lengths = (ids != config.pad_token_id).sum(1)
+        total = torch.cat([ids, torch.zeros_like(answer)], 1)
+        place = lengths.unsqueeze(1) + torch.arange(answer.shape[1], device=ids.device)
+        total = total.scatter(1, place, answer)
+        layout = read_layout(total, config)
+        looked_up = self.embedding.word(total)
+        if words is not None:
+            prompt = torch.arange(total.shape[1], device=ids.device) < lengths.unsqueeze(1)
+            padded = F.pad(words, (0, 0, 0, answer.shape[1]))
+            looked_up = torch.where(prompt.unsqueeze(2), padded, looked_up)
+        states = self.embedding(looked_up, layout.positions)
+        mask = self._mask(layout)
+        for layer in self.encoder:
+            states = layer.attention(states, layer.attention.keys_values(states), mask)
+            states = layer.feed_forward(states)
+        before = place - 1
+        here = states.gather(1, before.unsqueeze(2).expand(-1, -1, states.shape[2]))
+        context_layout = read_layout(ids, config)
+        found = self.head.token_log_probs(
+            here, total.gather(1, before), states[:, :length], ids, context_layout.copyable,
+            self.embedding.word.weight, answer,
+        )  # fmt: skip
+        return found * (answer != config.pad_token_id)
+
+    @torch.inference_mode()
+    def generate(self, ids: Tensor, max_new_tokens: int) -> tuple[Tensor, Tensor]:
+        """Greedy answers (B, ≤ max_new_tokens), padded, and their summed log-probability (B,).
+
+        The closing ``[SEP]`` is part of the answer and of its log-probability.
+        """
+        config = self.config
+        layout = read_layout(ids, config)
+        mask = self._mask(layout)
+        words = self.embedding.word.weight
+        states = self.embedding(self.embedding.word(ids), layout.positions)
+        caches: list[Cache] = []
+        for layer in self.encoder:
+            cache = layer.attention.keys_values(states)
+            caches.append(cache)
+            states = layer.feed_forward(layer.attention(states, cache, mask))
+        context = states
+        end = layout.real.sum(1, keepdim=True) - 1
+        here = states.gather(1, end.unsqueeze(2).expand(-1, -1, states.shape[2]))
+        place = layout.positions.gather(1, end)
+        last = ids.gather(1, end)
+        real = layout.real
+        search = _Greedy(last, config)
+        for step in range(max_new_tokens):
+            if step:
+                real = F.pad(real, (0, 1), value=True)
+                place = (place + 1).clamp(max=config.max_position_embeddings - 1)
+                here = self.embedding(self.embedding.word(last), place)
+                for number, layer in enumerate(self.encoder):
+                    caches[number] = _extend(caches[number], layer.attention.keys_values(here))
+                    here = layer.attention(here, caches[number], real.unsqueeze(1))
+                    here = layer.feed_forward(here)
+            last = search.take(
+                self.head.log_distribution(here, last, context, ids, layout.copyable, words)
+            )
+            if search.finished:
+                break
+        return search.result()
+
+
+Reader: TypeAlias = Seq2SeqReader | CausalReader
+
+
+def _extend(cache: Cache | None, new: Cache) -> Cache:
+    if cache is None:
+        return new
+    return torch.cat([cache[0], new[0]], 2), torch.cat([cache[1], new[1]], 2)
+
+
+class _Greedy:
+    """Greedy search over a batch: takes distributions, remembers tokens and their sum."""
+
+    def __init__(self, last: Tensor, config: ReaderConfig) -> None:
+        self._config = config
+        self._tokens: list[Tensor] = []
+        self._total = torch.zeros(last.shape[0], device=last.device)
+        self._open = torch.ones_like(last, dtype=torch.bool).squeeze(1)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer has met its ``[SEP]``."""
+        return not bool(self._open.any())
+
+    def take(self, log_probs: Tensor) -> Tensor:
+        """Append the best token of each open answer; returns the tokens, shape (B, 1)."""
+        log_prob, token = log_probs.max(-1)
+        self._total = self._total + log_prob * self._open
+        token = torch.where(self._open, token, self._config.pad_token_id)
+        self._open = self._open & (token != self._config.sep_token_id)
+        self._tokens.append(token)
+        return token.unsqueeze(1)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T) and summed log-probabilities (B,)."""
+        return torch.stack(self._tokens, 1), self._total
+
+
+def new_reader(config: ReaderConfig) -> Reader:
+    """A reader of the configured kind with random weights."""
+    if config.model_type == "robustlab-seq2seq":
+        return Seq2SeqReader(config)
+    return CausalReader(config)
+
+
+def from_minilm(config: ReaderConfig, bert: Mapping[str, Tensor], seed: int) -> Reader:
+    """A reader initialised from the state dict of a BERT model (MiniLM's, unprefixed names).
+
+    The decoder's layers and their cross-attention start as copies of the MiniLM layers that
+    ``config.decoder_init`` names; the copy head starts at random from ``seed``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reader = new_reader(config)
+    state = {
+        "embedding.word.weight": bert["embeddings.word_embeddings.weight"],
+        "embedding.position.weight": bert["embeddings.position_embeddings.weight"],
+        "embedding.token_type": bert["embeddings.token_type_embeddings.weight"][0],
+        "embedding.norm.weight": bert["embeddings.LayerNorm.weight"],
+        "embedding.norm.bias": bert["embeddings.LayerNorm.bias"],
+    }
+    for number in range(config.num_hidden_layers):
+        state |= _layer_state(bert, number, f"encoder.{number}", cross=False)
+    if isinstance(reader, Seq2SeqReader):
+        for number, source in enumerate(config.decoder_init):
+            state |= _layer_state(bert, source, f"decoder.{number}", cross=True)
+    head = {f"head.{name}": value for name, value in reader.head.state_dict().items()}
+    reader.load_state_dict(state | head)
+    return reader
+
+
+_ATTENTION_NAMES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "norm": "attention.output.LayerNorm",
+}
+_FEED_FORWARD_NAMES = {"up": "intermediate.dense", "down": "output.dense", "norm": "output.LayerNorm"}
+
+
+def _layer_state(
+    bert: Mapping[str, Tensor], source: int, place: str, *, cross: bool
+) -> dict[str, Tensor]:
+    """One MiniLM layer under our names; the cross-attention starts as the self-attention."""
+    state: dict[str, Tensor] = {}
+    for part in ("weight", "bias"):
+        prefix = f"encoder.layer.{source}"
+        for ours, theirs in _ATTENTION_NAMES.items():
+            state[f"{place}.attention.{ours}.{part}"] = bert[f"{prefix}.{theirs}.{part}"]
+            if cross:
+                state[f"{place}.cross.{ours}.{part}"] = bert[f"{prefix}.{theirs}.{part}"]
+        for ours, theirs in _FEED_FORWARD_NAMES.items():
+            state[f"{place}.{ours}.{part}"] = bert[f"{prefix}.{theirs}.{part}"]
+    return state

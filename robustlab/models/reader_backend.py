@@ -1,0 +1,184 @@
+"""The built-in readers behind the same backend protocol as Hugging Face generators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from robustlab.models._generator import (
+    EncodedPrompt,
+    Generated,
+    GeneratorBackend,
+    GeneratorTarget,
+    InputGradient,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from robustlab.models.reader import Reader
+
+__all__ = ["ReaderBackend", "ReaderTarget"]
+
+_MAX_INPUT_TOKENS = 4096
+_MAX_OUTPUT_TOKENS = 64
+
+
+class ReaderBackend:
+    """Runs a :class:`~robustlab.models.reader.Reader`; implements ``GeneratorBackend``.
+
+    A prompt is ``question [SEP] passage [SEP] passage …`` as text; the tokens at both ends are
+    added here. The copy bonus of the reader compares token numbers, so that no gradient flows
+    through it: gradients see the attention, the copy scores and the vocabulary, which is all
+    that varies smoothly.
+    """
+
+    def __init__(self, reader: Reader, tokenizer: Any, device: torch.device) -> None:
+        self._reader = reader.to(device).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._device = device
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The reader itself."""
+        return self._reader
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Positions restart with every passage, so only memory bounds the context."""
+        return _MAX_INPUT_TOKENS
+
+    @property
+    def max_output_tokens(self) -> int:
+        """Answers are spans: longer outputs were never trained."""
+        return _MAX_OUTPUT_TOKENS
+
+    @property
+    def shared_window(self) -> bool:
+        """The answer has positions of its own in both readers."""
+        return False
+
+    def encode_prompts(
+        self, prompts: Sequence[str], *, with_offsets: bool = False
+    ) -> list[EncodedPrompt]:
+        """``[CLS] prompt [SEP]``, and the decoder-only reader's ``[MASK]`` behind it."""
+        config = self._reader.config
+        closing = [config.sep_token_id]
+        if config.model_type == "robustlab-causal":
+            closing.append(config.mask_token_id)
+        found = self._tokenizer(
+            list(prompts),
+            add_special_tokens=False,
+            truncation=False,
+            return_offsets_mapping=with_offsets,
+            verbose=False,
+        )
+        encoded = []
+        for row, ids in enumerate(found["input_ids"]):
+            offsets: tuple[tuple[int, int], ...] = ()
+            if with_offsets:
+                inner = [(int(a), int(b)) for a, b in found["offset_mapping"][row]]
+                offsets = ((0, 0), *inner, *[(0, 0)] * len(closing))
+            encoded.append(EncodedPrompt([config.cls_token_id, *ids, *closing], offsets))
+        return encoded
+
+    def encode_outputs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[list[int]]:
+        """Tokens of the outputs alone."""
+        found = self._tokenizer(list(outputs), add_special_tokens=False, verbose=False)
+        return [list(ids) for ids in found["input_ids"]]
+
+    def decode(self, prompts: Sequence[str], outputs: Sequence[list[int]]) -> list[str]:
+        """The answers, spelled as in the prompt where they were copied from it.
+
+        The vocabulary is lower-cased and splits at punctuation; a run of tokens that stands in
+        the prompt is given back as the prompt writes it ("3.5 km", not "3. 5 km").
+        """
+        encoded = self.encode_prompts(prompts, with_offsets=True)
+        texts = []
+        for prompt, source, ids in zip(prompts, encoded, outputs, strict=True):
+            start = _find(source.ids, ids)
+            if ids and start >= 0:
+                span = source.offsets[start : start + len(ids)]
+                texts.append(prompt[span[0][0] : span[-1][1]])
+            else:
+                texts.append(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return texts
+
+    def generate(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[Generated]:
+        """Greedy answers."""
+        end, pad = self._reader.config.sep_token_id, self._reader.config.pad_token_id
+        tokens, sums = self._reader.generate(self._padded(prompt_ids), max_new_tokens)
+        results = []
+        for row, log_prob in zip(tokens.tolist(), sums.tolist(), strict=True):
+            emitted = [token for token in row if token != pad]
+            ids = emitted[:-1] if emitted[-1] == end else emitted
+            results.append(Generated(ids, log_prob, len(emitted)))
+        return results
+
+    def score(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """Summed log-probabilities of the outputs and their end tokens."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._reader.token_log_probs(
+                self._padded(prompt_ids), self._padded(self._closed(output_ids))
+            )
+        return found.sum(1)
+
+    def gradient(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> list[InputGradient]:
+        """Gradients of the mean cross-entropy at the prompts' word embeddings."""
+        import torch
+
+        ids, answers = self._padded(prompt_ids), self._padded(self._closed(output_ids))
+        with torch.enable_grad():
+            words = self._reader.embedding.word(ids).detach().requires_grad_(True)
+            sums = self._reader.token_log_probs(ids, answers, words).sum(1)
+            lengths = torch.tensor([len(row) + 1 for row in output_ids], device=self._device)
+            losses = -sums / lengths
+            (gradient,) = torch.autograd.grad(losses.sum(), words)
+        rows = gradient.float().cpu().numpy()
+        return [
+            InputGradient(loss, rows[number, : len(prompt)])
+            for number, (prompt, loss) in enumerate(zip(prompt_ids, losses.tolist(), strict=True))
+        ]
+
+    def _closed(self, output_ids: Sequence[list[int]]) -> list[list[int]]:
+        return [[*ids, self._reader.config.sep_token_id] for ids in output_ids]
+
+    def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
+        import torch
+
+        width = max(len(row) for row in rows)
+        pad = self._reader.config.pad_token_id
+        return torch.tensor(
+            [[*row, *[pad] * (width - len(row))] for row in rows], device=self._device
+        )
+
+
+class ReaderTarget(GeneratorTarget):
+    """A built-in reader, or one that was trained further, as a Target."""
+
+    prompt_style: ClassVar[str] = "reader"
+    """The prompt template that it was trained on."""
+
+    def __init__(self, spec: str, backend: GeneratorBackend, *, kind: str, batch_tokens: int) -> None:
+        super().__init__(spec, backend, batch_tokens=batch_tokens)
+        self._kind = kind
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """``seq2seq`` or ``causal``."""
+        return self._kind
+
+
+def _find(haystack: Sequence[int], needle: Sequence[int]) -> int:
+    """First place of a token run in another, or -1."""
+    size = len(needle)
+    for start in range(len(haystack) - size + 1):
+        if haystack[start : start + size] == needle:
+            return start
+    return -1

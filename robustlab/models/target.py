@@ -1,0 +1,179 @@
+"""One door to a model: requests go in, responses come out, always as batches.
+
+A classifier, a seq2seq or causal generator, a sentence encoder and a whole RAG pipeline are
+all a :class:`Target`; each says in ``Target.answers`` which kinds of request it takes. Nothing
+outside ``models``, ``retrieval`` and ``rag`` touches a torch module for inference.
+
+Requests are plain values without tensors, so that the attack engine can merge, deduplicate and
+cache them item by item; responses are NumPy arrays and strings in the order of the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Embed",
+    "Embeddings",
+    "Generate",
+    "Generations",
+    "Gradient",
+    "Gradients",
+    "Predict",
+    "Predictions",
+    "Request",
+    "Response",
+    "Score",
+    "Scores",
+    "Target",
+    "TextInput",
+    "TokenGradient",
+]
+
+TextInput: TypeAlias = str | tuple[str, str]
+"""One text, or a pair of texts for tasks such as entailment."""
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """Class probabilities of texts."""
+
+    texts: tuple[TextInput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """``probabilities``: float32, shape (texts, classes), rows sum to one."""
+
+    probabilities: FloatArray
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The most probable class of each text, shape (texts,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Continuations of prompts (causal) or outputs for inputs (seq2seq), greedy."""
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Generated texts without special tokens or surrounding space.
+
+    ``log_probs``: float32, shape (prompts,): the summed log-probability of the generated
+    tokens, the end token included; ``tokens``: int64, shape (prompts,), how many they are.
+    """
+
+    texts: tuple[str, ...]
+    log_probs: FloatArray
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-probability of given outputs after given prompts (same length, paired)."""
+
+    prompts: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """``log_probs``: float32, shape (prompts,): summed over the output's tokens and its end
+    token; ``tokens``: int64, shape (prompts,), the number of tokens scored."""
+
+    log_probs: FloatArray
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Sentence embeddings."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """``vectors``: float32, shape (texts, width), of unit length."""
+
+    vectors: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Gradient of the loss with respect to input token embeddings; white-box only.
+
+    The loss of item i is the cross-entropy of ``goals[i]`` given ``texts[i]``: the class index
+    for a classifier, the output text for a generator (mean over its tokens).
+    """
+
+    texts: tuple[TextInput, ...]
+    goals: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGradient:
+    """One text's gradient, over its T input tokens, special tokens included.
+
+    ``token_ids``: int64 (T,); ``offsets``: (T,) character spans in the text, (0, 0) for tokens
+    that the tokenizer added; ``gradient``: float32 (T, width), d loss / d embedding.
+    """
+
+    loss: float
+    token_ids: NDArray[np.int64]
+    offsets: tuple[tuple[int, int], ...]
+    gradient: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """One :class:`TokenGradient` for each text of the request."""
+
+    items: tuple[TokenGradient, ...]
+
+
+Request: TypeAlias = Predict | Generate | Score | Embed | Gradient
+Response: TypeAlias = Predictions | Generations | Scores | Embeddings | Gradients
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What an attack or an evaluation sees of a model."""
+
+    @property
+    def spec(self) -> str:
+        """The text that named it, e.g. ``builtin:classifier``."""
+
+    @property
+    def kind(self) -> str:
+        """``classifier``, ``seq2seq``, ``causal``, ``retriever`` or ``rag``."""
+
+    @property
+    def answers(self) -> frozenset[type[Request]]:
+        """The kinds of request it takes; any other raises :class:`TypeError`."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Class names of a classifier; empty for every other kind."""
+
+    def answer(self, request: Request) -> Response:
+        """Answer a batch of any size; packing into forward passes is the target's own work."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes and bytes of the weights as they are now."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """What goes into the manifest: spec, kind, architecture, device, dtype, parameters."""

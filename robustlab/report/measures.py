@@ -1,0 +1,115 @@
+"""A run's summary as rows for people: what each number is called and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Measure", "measures"]
+
+# In the order to be shown; a name ending in "@" or "[" stands for all that begin with it.
+_ORDER = (
+    "clean_accuracy",
+    "robust_accuracy",
+    "attack_success_rate",
+    "accuracy",
+    "accuracy[",
+    "exact_match",
+    "f1",
+    "bleu",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "perplexity",
+    "refusal_rate",
+    "recall@",
+    "success@",
+    "ndcg@",
+    "mrr",
+    "groundedness",
+    "hallucination_rate",
+    "question_passage_relevance",
+    "answer_question_relevance",
+    "queries_mean",
+    "queries_total",
+    "queries_per_second",
+)
+
+# Rates are written as percentages; these scores and cosines as they are.
+_PLAIN = ("ndcg", "mrr", "rouge", "question_passage_relevance", "answer_question_relevance")
+
+_FORMS = {
+    "bleu": "{:.1f}",
+    "perplexity": "{:.2f}",
+    "queries_mean": "{:.1f}",
+    "queries_total": "{:,.0f}",
+    "queries_per_second": "{:,.0f}",
+    "items_per_second": "{:,.1f}",
+    "wall_seconds": "{:,.1f} s",
+    "model_seconds": "{:,.1f} s",
+}
+
+_NAMES = {
+    "bleu": "BLEU",
+    "f1": "F1",
+    "mrr": "MRR",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "queries_mean": "mean queries",
+    "queries_total": "queries in all",
+    "queries_per_second": "queries/s",
+    "items_per_second": "items/s",
+    "wall_seconds": "time",
+    "model_seconds": "time in the model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One row: the number as text and, where it has them, its 95 % interval and its n."""
+
+    name: str
+    value: str
+    interval: str = ""
+    n: int | None = None
+    bounds: tuple[float, float, float] | None = None
+    """(low, value, high) of a number between 0 and 1, for drawing."""
+
+
+def measures(summary: Mapping[str, Any]) -> tuple[Measure, ...]:
+    """The numbers of a summary in their usual order; entries that are no numbers are left out."""
+    found = ((key, _measure(key, entry)) for key, entry in summary.items())
+    named = [(key, measure) for key, measure in found if measure is not None]
+    return tuple(measure for _, measure in sorted(named, key=lambda item: _place(item[0])))
+
+
+def _measure(key: str, entry: Any) -> Measure | None:
+    name = _NAMES.get(key, key.replace("ndcg@", "nDCG@").replace("_", " "))
+    if isinstance(entry, Mapping) and {"value", "low", "high", "n"} <= entry.keys():
+        value, low, high, n = (entry[part] for part in ("value", "low", "high", "n"))
+        if value is None:
+            return Measure(name, "–", n=n)
+        form, scale, unit = ("{:.3f}", 1, "") if key.startswith(_PLAIN) else ("{:.1f}", 100, " %")
+        if low is None or high is None:
+            return Measure(name, _FORMS.get(key, "{:.3f}").format(value), n=n)
+        return Measure(
+            name,
+            form.format(scale * value) + unit,
+            f"{form.format(scale * low)} – {form.format(scale * high)}",
+            n,
+            (low, value, high),
+        )
+    if isinstance(entry, int | float) and not isinstance(entry, bool):
+        form = _FORMS.get(key, "{:,}" if isinstance(entry, int) else "{:,.3f}")
+        return Measure(name, form.format(entry))
+    return None
+
+
+def _place(key: str) -> tuple[int, int, str]:
+    """Where a measure stands: by kind, then by k (recall@10 after recall@5), then by name."""
+    kind, at, cutoff = key.partition("@")
+    kind = f"{kind}@" if at else key.partition("[")[0] + "[" if "[" in key else key
+    kinds = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+    return kinds, int(cutoff) if cutoff.isdecimal() else 0, key

@@ -1,0 +1,99 @@
+"""Text for people: what may be sent to a terminal, and how marks and tables look there.
+
+Texts of corpora, data sets and attacks are other people's. They reach a terminal only through
+:func:`safe_text`, and rich never reads them as markup.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING
+
+from robustlab.report.marks import Piece
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustlab.report.measures import Measure
+
+__all__ = ["MARKS", "make_console", "marked_text", "measures_table", "safe_text"]
+
+MARKS = ("[[", "]]")
+"""What surrounds marked words where no style can be shown."""
+
+_WIDEST = 100  # columns: longer lines are hard to read, and output into a file has no width
+
+# Control, format (bidi overrides, zero-width and tag characters), surrogate, private use,
+# unassigned, and the two Unicode line breaks.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def safe_text(text: str) -> str:
+    r"""The text with every control and invisible character spelled out, as in ``\x1b``.
+
+    An escape sequence cannot move the cursor or recolour the screen, a bidi override cannot
+    turn words round, and a zero-width space inside a word can be seen. All on one line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _spelled(char) if unicodedata.category(char) in _HIDDEN else char for char in text
+    )
+
+
+def _spelled(char: str) -> str:
+    code = ord(char)
+    if char in _NAMED:
+        return _NAMED[char]
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def make_console(file: IO[str]) -> Console:
+    """A console on a stream that takes texts as they are: no markup, no emoji, no guesses."""
+    from rich.console import Console
+
+    console = Console(file=file, markup=False, emoji=False, highlight=False)
+    console.width = min(console.width, _WIDEST) if console.is_terminal else _WIDEST
+    return console
+
+
+def marked_text(pieces: Iterable[Piece], console: Console, style: str) -> Text:
+    """Safe text whose marked pieces carry ``style``, or stand in :data:`MARKS` without styles."""
+    from rich.text import Text
+
+    styled = console.color_system is not None
+    left, right = ("", "") if styled else MARKS
+    shown = Text()
+    for piece, marked in pieces:
+        if marked:
+            shown.append(f"{left}{safe_text(piece)}{right}", style=style if styled else "")
+        else:
+            shown.append(safe_text(piece))
+    return shown
+
+
+def measures_table(rows: Iterable[Measure]) -> Table:
+    """Measures with their intervals, one a line."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("measure")
+    table.add_column("value", justify="right", style="bold")
+    table.add_column("95 % interval", justify="right")
+    table.add_column("n", justify="right", style="dim")
+    for row in rows:
+        table.add_row(
+            Text(safe_text(row.name)),
+            row.value,
+            row.interval,
+            "" if row.n is None else f"{row.n:,}",
+        )
+    return table

@@ -1,0 +1,159 @@
+"""The built-in readers' architecture, on tiny random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from robustlab.errors import UserError
+from robustlab.models.builtin import merge_parameters
+from robustlab.models.reader import Reader, ReaderConfig, new_reader, read_config, read_layout
+
+CLS, SEP, MASK = 101, 102, 103
+
+
+def tiny(kind: str) -> Reader:
+    config = ReaderConfig(
+        f"robustlab-{kind}",
+        vocab_size=160,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        decoder_init=(0,),
+    )
+    torch.manual_seed(3)
+    reader = new_reader(config).eval()
+    for parameter in reader.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return reader
+
+
+def prompt(kind: str, question: list[int], *passages: list[int]) -> list[int]:
+    ids = [CLS, *question, SEP]
+    for passage in passages:
+        ids += [*passage, SEP]
+    return ids + ([MASK] if kind == "causal" else [])
+
+
+def padded(rows: list[list[int]]) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+
+@pytest.fixture(params=["seq2seq", "causal"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_layout_restarts_positions_after_the_question() -> None:
+    ids = torch.tensor([[CLS, 5, SEP, 6, 7, SEP, 8, SEP, MASK, 9, 0]])
+    layout = read_layout(ids, ReaderConfig("robustlab-causal"))
+    assert layout.segments[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert layout.positions[0, :10].tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 3, 4]
+    assert layout.tail[0].tolist() == [False] * 8 + [True] * 3
+    assert layout.copyable[0].nonzero().flatten().tolist() == [1, 3, 4, 6, 9]
+
+
+def test_generation_agrees_with_teacher_forcing(kind: str) -> None:
+    reader = tiny(kind)
+    ids = padded([prompt(kind, [5, 6], [7, 8, 9], [10, 11]), prompt(kind, [12], [13, 14])])
+    tokens, log_probs = reader.generate(ids, 7)
+    scored = reader.token_log_probs(ids, tokens).sum(1)
+    torch.testing.assert_close(scored, log_probs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_its_batch(kind: str) -> None:
+    reader = tiny(kind)
+    rows = [prompt(kind, [5, 6], [7, 8, 9], [10, 11, 12, 13]), prompt(kind, [14], [15, 16])]
+    together, sums = reader.generate(padded(rows), 5)
+    for number, row in enumerate(rows):
+        alone, single = reader.generate(padded([row]), 5)
+        width = alone.shape[1]
+        assert together[number, :width].tolist() == alone[0].tolist()
+        torch.testing.assert_close(sums[number : number + 1], single, rtol=1e-4, atol=1e-4)
+
+
+def test_passages_do_not_see_each_other_in_the_decoder_only_reader() -> None:
+    """Swapping two passages must not change the first-token distribution."""
+    reader = tiny("causal")
+    first, second = [7, 8, 9], [10, 11, 12]
+    answer = torch.tensor([[8, SEP]])
+    one = reader.token_log_probs(torch.tensor([prompt("causal", [5], first, second)]), answer)
+    two = reader.token_log_probs(torch.tensor([prompt("causal", [5], second, first)]), answer)
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+def test_the_decoder_only_reader_is_causal() -> None:
+    """A token's log-probability must not change with what follows it."""
+    reader = tiny("causal")
+    ids = torch.tensor([prompt("causal", [5, 6], [7, 8, 9])])
+    short = reader.token_log_probs(ids, torch.tensor([[8, 9, SEP]]))
+    other = reader.token_log_probs(ids, torch.tensor([[8, 9, 30, 31, SEP]]))
+    torch.testing.assert_close(short[:, :2], other[:, :2], rtol=1e-4, atol=1e-4)
+
+
+def test_probabilities_sum_to_one(kind: str) -> None:
+    reader = tiny(kind)
+    ids = torch.tensor([prompt(kind, [5, 6], [7, 8, 9])])
+    vocabulary = reader.config.vocab_size
+    # Padding counts as no token in an answer, so it is left out of the sum.
+    answers = torch.arange(1, vocabulary).unsqueeze(1)
+    total = reader.token_log_probs(ids.expand(vocabulary - 1, -1), answers).exp().sum().detach()
+    assert 0.9 < float(total) <= 1.0001
+
+
+def test_copying_follows_a_span() -> None:
+    """With a strong bonus and an open gate the answer goes on where it started."""
+    reader = tiny("causal")
+    with torch.no_grad():
+        reader.head.follow.fill_(50.0)
+        reader.head.gate.weight.zero_()
+        reader.head.gate.bias.fill_(20.0)
+    tokens, _ = reader.generate(torch.tensor([prompt("causal", [5], [21, 22, 23, 24, 25])]), 3)
+    answer = tokens[0].tolist()
+    text = [5, 21, 22, 23, 24, 25]
+    start = text.index(answer[0])
+    expected = text[start : start + 3]
+    assert answer[: len(expected)] == expected
+
+
+def test_gradient_at_given_embeddings_matches_a_finite_difference(kind: str) -> None:
+    reader = tiny(kind).double()
+    ids = torch.tensor([prompt(kind, [5, 6], [7, 8, 9])])
+    answer = torch.tensor([[8, SEP]])
+    words = reader.embedding.word(ids).detach().requires_grad_(True)
+    loss = -reader.token_log_probs(ids, answer, words).sum()
+    (gradient,) = torch.autograd.grad(loss, words)
+    step = 1e-3
+    moved = [words.detach().clone(), words.detach().clone()]
+    moved[0][0, 4, 2] += step
+    moved[1][0, 4, 2] -= step
+    up, down = (-reader.token_log_probs(ids, answer, place).sum() for place in moved)
+    assert float((up - down).detach() / (2 * step)) == pytest.approx(float(gradient[0, 4, 2]), rel=0.02)
+
+
+def test_config_round_trip(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "config.json"
+    config = ReaderConfig("robustlab-seq2seq", decoder_init=(1, 2, 3))
+    config.save(path)
+    assert read_config(path) == config
+
+
+def test_merge_adds_adapters_and_replaces_the_rest() -> None:
+    module = torch.nn.Linear(3, 2)
+    before = module.weight.detach().clone()
+    a, b = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0], [-1.0]])
+    bias = torch.tensor([5.0, 6.0])
+    wrapped = torch.nn.ModuleDict({"part": module})
+    parameters = {"part.lora_A": a, "part.lora_B": b, "part.bias": bias}
+    merge_parameters(wrapped, parameters)
+    added = torch.tensor([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]])
+    torch.testing.assert_close(module.weight.detach(), before + added)
+    torch.testing.assert_close(module.bias.detach(), bias)
+    with pytest.raises(UserError, match="does not fit"):
+        merge_parameters(wrapped, {"other.bias": bias})
