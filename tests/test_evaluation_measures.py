@@ -1,4 +1,4 @@
-"""What an evaluation computes, on answers and rankings written down here; expected values by hand."""
+"""What an evaluation computes on answers and rankings written down here, checked by hand."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_pipeline_end_to_end() -> None:
     assert len(judge.embedded) == len(set(judge.embedded))
     assert outcomes == json.loads(json.dumps(outcomes))
 
-    first, second, third = outcomes
+    first, _, third = outcomes
     assert first["retrieved"] == ["p1", "p2", "p3"]  # to the depth of ten, and read to top_k
     assert first["in_context"] == ["p1", "p2"]
     assert first["confidence"] == pytest.approx(math.exp(-0.5))
@@ -232,7 +232,7 @@ def test_a_pipeline_end_to_end() -> None:
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(UserError, match="cranfield states no answers .* builtin:retriever"):
+    with pytest.raises(UserError, match=r"cranfield states no answers .* builtin:retriever"):
         check_answers([Question("q", "why?", (), ("p1",))], "cranfield")
     check_answers(QUESTIONS, "birds")
     with pytest.raises(UserError, match="no question of birds has a gold passage"):

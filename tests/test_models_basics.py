@@ -84,8 +84,14 @@ def test_fingerprint_is_the_hash_it_says() -> None:
 
     one = b"\x00\x00\x80\x3f"
     expected = hashlib.sha256(
-        sized(b"a") + sized(b"torch.float32") + sized(b"") + sized(one)
-        + sized(b"b") + sized(b"torch.float32") + sized(b"2,3") + sized(bytes(24))
+        sized(b"a")
+        + sized(b"torch.float32")
+        + sized(b"")
+        + sized(one)
+        + sized(b"b")
+        + sized(b"torch.float32")
+        + sized(b"2,3")
+        + sized(bytes(24))
     ).hexdigest()
     assert fingerprint(_Pair()) == expected
 

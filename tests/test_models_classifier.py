@@ -104,9 +104,7 @@ def test_an_answer_does_not_depend_on_the_batch(load: Callable[[str], Target], n
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_gradient_agrees_with_a_finite_difference(
-    load: Callable[[str], Target], name: str
-) -> None:
+def test_gradient_agrees_with_a_finite_difference(load: Callable[[str], Target], name: str) -> None:
     target = load(name)
     assert isinstance(target, ClassifierTarget)
     text, goal, step = TEXTS[0], 1, 1e-2

@@ -94,7 +94,10 @@ def test_answers_every_request(load: Load, name: str) -> None:
     assert (scored.log_probs < 0).all()
 
     for text, loss, tokens, item in zip(
-        TEXTS, -scored.log_probs, scored.tokens, gradients(target, TEXTS, OUTPUTS).items,
+        TEXTS,
+        -scored.log_probs,
+        scored.tokens,
+        gradients(target, TEXTS, OUTPUTS).items,
         strict=True,
     ):
         assert len(item.token_ids) == len(item.offsets) == target.count_tokens(text)
@@ -196,9 +199,7 @@ def test_the_score_is_the_sum_of_the_models_log_probabilities() -> None:
     prompt, output = tokenizer("the old")["input_ids"], [*OUTPUT_IDS["llama"], 2]
     logits = causal._backend.module(input_ids=torch.tensor([prompt + output])).logits[0]
     table = logits.log_softmax(-1)
-    expected = sum(
-        float(table[len(prompt) - 1 + i, token]) for i, token in enumerate(output)
-    )
+    expected = sum(float(table[len(prompt) - 1 + i, token]) for i, token in enumerate(output))
     scored = score(causal, ("the old",), ("red town",))
     assert scored.log_probs[0] == pytest.approx(expected, abs=1e-4)
     assert scored.tokens[0] == 3
@@ -235,8 +236,13 @@ def test_a_models_own_generation_settings_are_not_used(name: str) -> None:
     """Beams and penalties would be neither greedy nor leave the log-probabilities alone."""
     plain = generate(in_memory(name), TEXTS)
     other = in_memory(
-        name, num_beams=4, repetition_penalty=5.0, no_repeat_ngram_size=1, min_length=5,
-        do_sample=True, temperature=5.0,
+        name,
+        num_beams=4,
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=1,
+        min_length=5,
+        do_sample=True,
+        temperature=5.0,
     )
     made = generate(other, TEXTS)
     assert made.texts == plain.texts
@@ -325,7 +331,7 @@ def test_batches_keep_to_the_token_budget() -> None:
     generate(target, TEXTS * 4)
     assert sum(rows for rows, _ in shapes) == 20
     assert all(rows * width <= 60 for rows, width in shapes)
-    assert max(rows for rows, _ in shapes) == 7  # of 3 prompt tokens and 5 new ones each
+    assert max(rows for rows, _ in shapes) == 6  # of up to 4 prompt tokens and 5 new ones
 
 
 def test_tokens_are_counted_with_the_special_ones() -> None:

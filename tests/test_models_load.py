@@ -119,7 +119,10 @@ def truncated(folder: Path) -> None:
 
 
 def write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: None if (folder / name).write_text(text) else None
+    def spoil(folder: Path) -> None:
+        (folder / name).write_text(text, encoding="utf-8")
+
+    return spoil
 
 
 def config(**values: Any) -> Callable[[Path], None]:
@@ -199,7 +202,6 @@ def test_a_hub_id_that_is_not_in_the_cache_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import huggingface_hub
-
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -232,7 +234,6 @@ def test_a_hub_id_in_the_cache_is_read_as_a_folder(
 
 
 def test_a_hub_model_that_is_not_there_or_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -244,7 +245,6 @@ def test_a_hub_model_that_is_not_there_or_closed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     with pytest.raises(UserError, match="nor a model that you may read on the Hugging Face hub"):
         load("owner/name")
-    del httpx
 
 
 class _Built:

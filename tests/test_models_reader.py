@@ -132,7 +132,9 @@ def test_gradient_at_given_embeddings_matches_a_finite_difference(kind: str) -> 
     moved[0][0, 4, 2] += step
     moved[1][0, 4, 2] -= step
     up, down = (-reader.token_log_probs(ids, answer, place).sum() for place in moved)
-    assert float((up - down).detach() / (2 * step)) == pytest.approx(float(gradient[0, 4, 2]), rel=0.02)
+    assert float((up - down).detach() / (2 * step)) == pytest.approx(
+        float(gradient[0, 4, 2]), rel=0.02
+    )
 
 
 def test_config_round_trip(tmp_path: object) -> None:

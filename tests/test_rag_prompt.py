@@ -107,7 +107,7 @@ def test_a_template_of_ones_own(tmp_path) -> None:
 
 
 def test_files_that_are_no_template(tmp_path) -> None:
-    with pytest.raises(UserError, match="neither a file nor one of .*qa-few-shot"):
+    with pytest.raises(UserError, match=r"neither a file nor one of .*qa-few-shot"):
         load_prompt("no-such-prompt")
     with pytest.raises(UserError, match="neither a file"):
         load_prompt(str(tmp_path))

@@ -208,9 +208,7 @@ def tiny_config(name: str, vocab_size: int) -> Any:
             **_encoder(pad_token_id=1, max_position_embeddings=66, type_vocab_size=1),
             vocab_size=vocab_size,
         ),
-        "albert": lambda: t.AlbertConfig(
-            **_encoder(), embedding_size=16, vocab_size=vocab_size
-        ),
+        "albert": lambda: t.AlbertConfig(**_encoder(), embedding_size=16, vocab_size=vocab_size),
         "deberta-v2": lambda: t.DebertaV2Config(
             **_encoder(),
             vocab_size=vocab_size,

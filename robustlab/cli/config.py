@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from robustlab.errors import UserError
 __all__ = ["config_option"]
 
 
-def config_option() -> Any:  # noqa: ANN401 - click's own type of decorator
+def config_option() -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option ``--config``, read before all others; it gives them new defaults."""
     return click.option(
         "--config",
@@ -29,7 +29,8 @@ def config_option() -> Any:  # noqa: ANN401 - click's own type of decorator
 def _apply(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is None or ctx.resilient_parsing:
         return
-    assert ctx.command.name is not None and ctx.parent is not None
+    assert ctx.command.name is not None
+    assert ctx.parent is not None
     group = ctx.parent.command
     assert isinstance(group, click.Group)
     commands = {
@@ -84,7 +85,7 @@ def _option_name(key: str) -> str:
 
 
 def _default(
-    options: Mapping[str, click.Option], key: str, entry: Any, path: Path  # noqa: ANN401
+    options: Mapping[str, click.Option], key: str, entry: Any, path: Path
 ) -> dict[str, Any]:
     """The entry under the parameter's name; click converts and checks it as if it were typed."""
     option = options[_option_name(key)]

@@ -17,9 +17,10 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Update(Protocol):
-    """How far the work is, and what else is known by now."""
+    """What a progress bar is told."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """How far the work is, and what else is known by now."""
 
 
 def print_json(value: Mapping[str, Any]) -> None:

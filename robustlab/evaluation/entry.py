@@ -130,11 +130,11 @@ def evaluate(
         UserError: whatever stands in the way, before the run directory is made if possible.
     """
     arguments = {name: value for name, value in locals().items() if name != "progress"}
-    columns = {name: column for name, column in (columns or {}).items() if column is not None}
+    named = {name: column for name, column in (columns or {}).items() if column is not None}
 
     def questions() -> _Questions:
         specs = (corpus or data_spec, data_spec or corpus)
-        return _load_questions(*specs, split, limit, seed, columns, skip_bad_rows)
+        return _load_questions(*specs, split, limit, seed, named, skip_bad_rows)
 
     if target_spec == "rag":
         if kind is not None:
@@ -178,7 +178,7 @@ def evaluate(
                     f"{target_spec} is a classifier: name the labelled data to evaluate it on, "
                     "with --data"
                 )
-            job = _classification_job(target, data_spec, split, limit, seed, columns, skip_bad_rows)
+            job = _classification_job(target, data_spec, split, limit, seed, named, skip_bad_rows)
     manifest = build_manifest(
         command="evaluate", arguments=arguments, seed=seed, data=job.data, target=job.target
     )

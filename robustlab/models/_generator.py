@@ -116,8 +116,11 @@ class GeneratorBackend(Protocol):
         Without the end token; with any token that the model puts at the start of an output.
         """
 
-    def decode(self, outputs: Sequence[list[int]]) -> list[str]:
-        """Texts of generated ids without special tokens; surrounding space may remain."""
+    def decode(self, prompts: Sequence[str], outputs: Sequence[list[int]]) -> list[str]:
+        """Texts of generated ids without special tokens; surrounding space may remain.
+
+        The prompts are there for backends that copy, which can spell as the prompt does.
+        """
 
     def generate(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[Generated]:
         """Greedy outputs of at most ``max_new_tokens`` tokens, end token included.
@@ -238,7 +241,7 @@ class GeneratorTarget:
             outputs = self._backend.generate([prompts[i] for i in rows], new)
             results.update(zip(rows, outputs, strict=True))
         ordered = [results[i] for i in range(len(prompts))]
-        texts = self._backend.decode([item.ids for item in ordered]) if ordered else []
+        texts = self._backend.decode(request.prompts, [item.ids for item in ordered])
         return Generations(
             texts=tuple(text.strip() for text in texts),
             log_probs=np.array([item.log_prob for item in ordered], dtype=np.float32),

@@ -242,7 +242,7 @@ class TransformersGenerator(ABC):
         """See :meth:`GeneratorBackend.encode_prompts`."""
         return encode(self.tokenizer, prompts, with_offsets=with_offsets)
 
-    def decode(self, outputs: Sequence[list[int]]) -> list[str]:
+    def decode(self, prompts: Sequence[str], outputs: Sequence[list[int]]) -> list[str]:
         """See :meth:`GeneratorBackend.decode`."""
         texts: list[str] = self.tokenizer.batch_decode(list(outputs), skip_special_tokens=True)
         return texts
@@ -329,5 +329,5 @@ def output_log_probs(
     ].float()
     token_index = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
     log_probs = chosen.gather(-1, token_index).squeeze(-1) - chosen.logsumexp(dim=-1)
-    parts = log_probs.split([len(target) for target in targets])
+    parts = torch.split(log_probs, [len(target) for target in targets])
     return torch.stack([part.sum() for part in parts])

@@ -221,8 +221,6 @@ class ClassifierTarget:
         ids, mask = pad_batch([text.ids for text in batch], self._pad_id, self._device)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._reads_types:
-            inputs["token_type_ids"], _ = pad_batch(
-                [text.types for text in batch], 0, self._device
-            )
+            inputs["token_type_ids"], _ = pad_batch([text.types for text in batch], 0, self._device)
         logits: torch.Tensor = self._model(**inputs).logits
         return logits.float()

@@ -26,9 +26,6 @@ MARKS = ("[[", "]]")
 
 _WIDEST = 100  # columns: longer lines are hard to read, and output into a file has no width
 
-# Control, format (bidi overrides, zero-width and tag characters), surrogate, private use,
-# unassigned, and the two Unicode line breaks.
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -38,17 +35,17 @@ def safe_text(text: str) -> str:
     An escape sequence cannot move the cursor or recolour the screen, a bidi override cannot
     turn words round, and a zero-width space inside a word can be seen. All on one line.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        _spelled(char) if unicodedata.category(char) in _HIDDEN else char for char in text
-    )
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
-def _spelled(char: str) -> str:
-    code = ord(char)
+def _visible(char: str) -> str:
+    # Not printable to Python: control, format (bidi overrides, zero-width and tag characters),
+    # surrogates, private use, unassigned, line breaks, and all spaces but the common one.
+    if char.isprintable() or unicodedata.category(char) == "Zs":
+        return char
     if char in _NAMED:
         return _NAMED[char]
+    code = ord(char)
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
