@@ -55,9 +55,7 @@ def values(estimates: Mapping[str, Estimate]) -> dict[str, float]:
 
 def test_answers_given_the_gold_passages() -> None:
     generator = FixedGenerator(PREDICTIONS)
-    outcomes = list(
-        generation_outcomes(generator, READER, QUESTIONS, PASSAGES, max_new_tokens=10)
-    )
+    outcomes = list(generation_outcomes(generator, READER, QUESTIONS, PASSAGES, max_new_tokens=10))
     assert generator.requests[0].prompts == (
         "which bird hoots?\n[SEP] Owl. The owl hoots at dusk.",
         "who crows?\n[SEP] Cock. The rooster crows.\n[SEP] Hen. A hen clucks.",
@@ -82,9 +80,7 @@ def test_answers_given_the_gold_passages() -> None:
 
 def test_perplexity_of_the_right_answer() -> None:
     generator = FixedGenerator(PREDICTIONS)
-    outcomes = list(
-        generation_outcomes(generator, READER, QUESTIONS, PASSAGES, max_new_tokens=10)
-    )
+    outcomes = list(generation_outcomes(generator, READER, QUESTIONS, PASSAGES, max_new_tokens=10))
     # "the owl" was generated: 3 tokens of -0.5 are known. The other two are scored at -2 each.
     score = generator.requests[1]
     assert isinstance(score, Score)

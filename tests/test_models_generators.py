@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from tiny import CAUSAL, GENERATORS, SEQ2SEQ, TEXTS, save_tiny, tiny_model, tiny_tokenizer
+from tiny import GENERATORS, SEQ2SEQ, TEXTS, save_tiny, tiny_model, tiny_tokenizer
 
 from robustlab.errors import UserError
 from robustlab.models._generator import UNLIMITED, GeneratorTarget
@@ -40,13 +40,11 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
     def get(name: str) -> GeneratorTarget:
         if name not in loaded:
-            folder = save_tiny(name, tmp_path_factory.mktemp(name))
             # The end token is one that this model does generate, so that rows end apart.
-            first = read(folder)
-            prompts = [p.ids for p in first._backend.encode_prompts(TEXTS)]
-            end = first._backend.generate(prompts, NEW)[0].ids[-1]
-            again = save_tiny(name, tmp_path_factory.mktemp(name), end_token=end)
-            loaded[name] = read(again)
+            backend = in_memory(name)._backend
+            prompt = backend.encode_prompts(TEXTS[:1])[0].ids
+            end = backend.generate([prompt], NEW)[0].ids[-1]
+            loaded[name] = read(save_tiny(name, tmp_path_factory.mktemp(name), end_token=end))
         return loaded[name]
 
     return get
@@ -117,7 +115,7 @@ def test_an_answer_does_not_depend_on_the_batch(load: Load, name: str) -> None:
     target = load(name)
     made, scored = generate(target, TEXTS), score(target, TEXTS, OUTPUTS)
     items = gradients(target, TEXTS, OUTPUTS).items
-    for row in (0, 2, 4):
+    for row in (0, 2):
         text, output = TEXTS[row], OUTPUTS[row]
         alone = generate(target, (text,))
         assert alone.texts[0] == made.texts[row]
@@ -439,8 +437,3 @@ def test_a_model_without_a_start_token_is_refused() -> None:
     model.generation_config.decoder_start_token_id = None
     with pytest.raises(UserError, match="which token its decoder starts with"):
         TransformersSeq2Seq(model, tokenizer, device=CPU, dtype=torch.float32)
-
-
-def test_every_architecture_is_among_the_tested_ones() -> None:
-    assert set(SEQ2SEQ) >= {"t5", "bart", "longt5", "switch_transformers"}
-    assert set(CAUSAL) >= {"gpt2", "llama", "qwen2", "mixtral"}

@@ -16,7 +16,7 @@ SCRIPT = "<script>alert('1')</script>"
 def attack_run(folder: Path, outcomes: list[dict[str, Any]], *, complete: bool = True) -> str:
     manifest = {
         "command": "attack",
-        "command_line": ["robustlab", "attack"],
+        "command_line": ["robustlab", "attack", "--limit", "3", "--data", "my set"],
         "seed": 0,
         "target": {"spec": "builtin:classifier", "fingerprint": "abc123"},
         "data": {"name": "reviews", "fingerprint": "def456"},
@@ -75,7 +75,7 @@ def test_a_page_shows_threat_model_numbers_outcomes_and_manifest(tmp_path: Path)
         "mean queries 41.5",
         "data.fingerprint def456",
         "versions.torch 2.13.0",
-        "command_line robustlab, attack",
+        "robustlab attack --limit 3 --data 'my set'",
     ):
         assert shown in text or shown.replace(" ", "") in text.replace(" ", ""), shown
 

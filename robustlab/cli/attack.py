@@ -19,7 +19,8 @@ __all__ = ["attack"]
 @options.query_budget
 @options.split
 @options.limit
-@options.columns
+@options.text_column
+@options.label_columns
 @options.skip_bad_rows
 @options.seed
 @options.device

@@ -26,7 +26,9 @@ __all__ = ["evaluate"]
 @options.index_folder
 @options.split
 @options.limit
-@options.columns
+@options.text_column
+@options.label_columns
+@options.passage_columns
 @options.question_columns
 @options.skip_bad_rows
 @options.seed

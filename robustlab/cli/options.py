@@ -6,7 +6,7 @@ The name of a parameter is the long option's own, so that ``ROBUSTLAB_TOP_K`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,17 +18,19 @@ from robustlab.cli.config import config_option
 __all__ = [
     "SETTINGS",
     "batch_tokens",
-    "columns",
     "common",
+    "complete_corpus",
     "corpus",
     "data",
     "device",
     "generator",
     "index_folder",
     "kind",
+    "label_columns",
     "limit",
     "max_new_tokens",
     "out",
+    "passage_columns",
     "prompt",
     "query_budget",
     "question_columns",
@@ -38,10 +40,13 @@ __all__ = [
     "skip_bad_rows",
     "split",
     "target",
+    "text_column",
     "top_k",
 ]
 
 Decorator: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
+
+Complete: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 SETTINGS = {"auto_envvar_prefix": "ROBUSTLAB", "show_default": True}
 """Context settings of every command: ``ROBUSTLAB_SEED`` is ``--seed`` whatever the command."""
@@ -49,24 +54,34 @@ SETTINGS = {"auto_envvar_prefix": "ROBUSTLAB", "show_default": True}
 _POSITIVE = click.IntRange(min=1)
 
 
-def _names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completion with shipped names, and with files as the shell finds them."""
+def _completion(names: Callable[[], Iterable[str]]) -> Complete:
+    """Completion with names, or with files where none of them fits."""
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from robustlab.resources import corpus_names, recipe_names
-
-        if kind == "recipe":
-            known = list(recipe_names())
-        elif kind == "corpus":
-            known = list(corpus_names())
-        else:
-            known = ["builtin:classifier", "builtin:seq2seq", "builtin:causal", "rag"]
-        found = [CompletionItem(name) for name in known if name.startswith(incomplete)]
+        found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
         return found or [CompletionItem(incomplete, type="file")]
 
     return complete
+
+
+def _recipes() -> Iterable[str]:
+    from robustlab.resources import recipe_names
+
+    return recipe_names()
+
+
+def _corpora() -> Iterable[str]:
+    from robustlab.resources import corpus_names
+
+    return corpus_names()
+
+
+complete_corpus = _completion(_corpora)
+_complete_target = _completion(
+    lambda: ("builtin:classifier", "builtin:seq2seq", "builtin:causal", "builtin:retriever", "rag")
+)
 
 
 def _together(*options: Decorator) -> Decorator:
@@ -87,7 +102,7 @@ def target(default: str | None) -> Decorator:
         metavar="SPEC",
         default=default,
         required=default is None,
-        shell_complete=_names("target"),
+        shell_complete=_complete_target,
         help="Model: builtin:NAME, a Hugging Face folder or hub id, or rag (the pipeline of "
         "--retriever and --generator)."
         if default is None
@@ -101,7 +116,7 @@ def data(default: str | None) -> Decorator:
         "--data",
         metavar="SPEC",
         default=default,
-        shell_complete=_names("corpus"),
+        shell_complete=complete_corpus,
         help="Data: a file (.jsonl, .csv, .tsv), a folder, the name of a shipped set, or hf:NAME.",
     )
 
@@ -112,7 +127,7 @@ def corpus(default: str | None) -> Decorator:
         "--corpus",
         metavar="SPEC",
         default=default,
-        shell_complete=_names("corpus"),
+        shell_complete=complete_corpus,
         help="Passages: a BEIR folder, a SQuAD file, a file of rows, the name of a shipped "
         "corpus, or hf:NAME.",
     )
@@ -188,7 +203,7 @@ recipe = click.option(
     "--recipe",
     metavar="NAME|FILE",
     default="deepwordbug",
-    shell_complete=_names("recipe"),
+    shell_complete=_completion(_recipes),
     help="Attack: a shipped recipe by name, or a TOML file of your own.",
 )
 
@@ -220,10 +235,18 @@ out = click.option(
     help="Run directory to make; must not hold a run.  [default: runs/COMMAND-TIME]",
 )
 
-columns = _together(
-    click.option("--text-column", metavar="NAME", default=None, help="Column of the text."),
+text_column = click.option(
+    "--text-column", metavar="NAME", default=None, help="Column of the text."
+)
+
+label_columns = _together(
     click.option("--pair-column", metavar="NAME", default=None, help="Column of the second text."),
     click.option("--label-column", metavar="NAME", default=None, help="Column of the label."),
+)
+
+passage_columns = _together(
+    click.option("--title-column", metavar="NAME", default=None, help="Column of the title."),
+    click.option("--id-column", metavar="NAME", default=None, help="Column of the id."),
 )
 
 question_columns = _together(

@@ -31,6 +31,8 @@ _TOGETHER = 256  # questions from stdin answered in one batch
 @options.prompt
 @options.max_new_tokens
 @options.index_folder
+@options.text_column
+@options.passage_columns
 @options.skip_bad_rows
 @options.device
 @options.batch_tokens
@@ -49,6 +51,7 @@ def rag_query(
     dtype: str,
     batch_tokens: int | None,
     json: bool,
+    **columns: str | None,
 ) -> None:
     """Answer QUESTION from the passages of a corpus.
 
@@ -67,7 +70,7 @@ def rag_query(
         from robustlab.rag import load_rag
 
         pipeline = load_rag(
-            load_corpus(corpus, skip_bad_rows=skip_bad_rows),
+            load_corpus(corpus, skip_bad_rows=skip_bad_rows, **columns),
             retriever,
             generator,
             prompt=prompt,
@@ -128,12 +131,11 @@ def _as_json(answer: RagAnswer) -> dict[str, Any]:
 
 def _show(answer: RagAnswer, *, to_stderr: bool) -> None:
     """The answer above, the passages it was read from below."""
-    from rich.padding import Padding
     from rich.text import Text
 
     from robustlab.rag import find_answer
     from robustlab.report.marks import pieces
-    from robustlab.report.terminal import make_console, marked_text, safe_text
+    from robustlab.report.terminal import make_console, marked_text, print_indented, safe_text
 
     console = make_console(sys.stderr if to_stderr else sys.stdout)
     shown = safe_text(answer.answer) or "(no answer)"
@@ -147,4 +149,4 @@ def _show(answer: RagAnswer, *, to_stderr: bool) -> None:
         console.print(heading)
         spans = find_answer(answer.answer, hit.passage.text)
         text = marked_text(pieces(hit.passage.text, spans), console, "bold reverse")
-        console.print(Padding(text, (0, 0, 0, 3)))
+        print_indented(console, text, "   ")

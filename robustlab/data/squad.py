@@ -95,7 +95,7 @@ def _question(row: Row, passage: Passage) -> Question:
     return Question(id_field(row, "id"), text_field(row, "question"), answers, (passage.id,))
 
 
-def _as_row(value: Any, place: str, number: int) -> Row:  # noqa: ANN401 - a value out of JSON
+def _as_row(value: Any, place: str, number: int) -> Row:
     if not isinstance(value, Mapping):
         raise BadRowError("not a JSON object")
     return Row(place, number, value)

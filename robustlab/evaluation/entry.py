@@ -34,8 +34,9 @@ from robustlab.rag import (
     load_prompt,
     load_rag,
 )
-from robustlab.retrieval import Retriever, open_retriever
+from robustlab.retrieval import LEXICAL, Retriever, open_retriever
 from robustlab.retrieval.encoder import BUILTIN, SentenceEncoder
+from robustlab.retrieval.hits import check_search
 from robustlab.runs import RunDirectory, build_manifest, default_run_folder
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -45,7 +46,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 Outcome: TypeAlias = dict[str, Any]
 
-_RETRIEVERS = (BUILTIN, "bm25")
+_RETRIEVERS = (BUILTIN, LEXICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +157,13 @@ def evaluate(
         )
         job = _rag_job(asked, pipeline, SentenceEncoder.load(BUILTIN, device=device, dtype=dtype))
     elif kind == "retriever" or target_spec in _RETRIEVERS:
+        check_search((), top_k)
         asked = questions()
         check_gold(asked.items, asked.passages, asked.name)
         finder = open_retriever(
             target_spec, asked.corpus, index_folder=index_folder, device=device, dtype=dtype
         )
-        job = _retrieval_job(asked, finder, top_k)
+        job = _retrieval_job(asked, target_spec, finder, top_k)
     else:
         target = load_target(
             target_spec, kind=kind, device=device, dtype=dtype, batch_tokens=batch_tokens
@@ -287,11 +289,16 @@ def _rag_job(asked: _Questions, pipeline: RagPipeline, judge: Target) -> _Job:
     )
 
 
-def _retrieval_job(asked: _Questions, retriever: Retriever, top_k: int) -> _Job:
+def _retrieval_job(asked: _Questions, spec: str, retriever: Retriever, top_k: int) -> _Job:
     return _Job(
-        kind=retriever.kind,
+        kind="retriever",
         data=asked.data,
-        target=_describe(retriever),
+        target={
+            "spec": spec,
+            "kind": "retriever",
+            "retriever": retriever.describe(),
+            "fingerprint": retriever.fingerprint(),
+        },
         total=len(asked.items),
         outcomes=retrieval_outcomes(retriever, asked.items, asked.passages, top_k),
         summarise=lambda outcomes: summarise_retrieval(outcomes, top_k),

@@ -268,7 +268,7 @@ class TransformersGenerator(ABC):
             # Rows do not touch each other, so the sum's gradient is each row's own.
             losses.sum().backward()  # type: ignore[no-untyped-call]
         return [
-            InputGradient(loss, gradient[: len(row)].numpy())
+            InputGradient(loss, gradient[: len(row)].clone().numpy())
             for loss, gradient, row in zip(losses.tolist(), tap.gradient, prompt_ids, strict=True)
         ]
 

@@ -28,9 +28,7 @@ __all__ = ["BUILTIN_NAMES", "load_builtin", "load_reader_folder", "merge_paramet
 BUILTIN_NAMES = ("classifier", "seq2seq", "causal", "retriever")
 
 
-def load_builtin(
-    name: str, device: torch.device, dtype: torch.dtype, batch_tokens: int
-) -> Target:
+def load_builtin(name: str, device: torch.device, dtype: torch.dtype, batch_tokens: int) -> Target:
     """Assemble a built-in model; ``retriever`` is loaded by the retrieval room.
 
     Raises:
@@ -146,11 +144,16 @@ def _reader_target(
     dtype: torch.dtype,
     batch_tokens: int,
 ) -> Target:
-    from robustlab.models.reader_backend import ReaderBackend, ReaderTarget
+    from robustlab.models.reader_backend import (
+        CausalReaderTarget,
+        ReaderBackend,
+        Seq2SeqReaderTarget,
+    )
 
-    kind = reader.config.model_type.removeprefix("robustlab-")
     backend = ReaderBackend(reader.to(dtype), tokenizer, device)
-    return ReaderTarget(spec, backend, kind=kind, batch_tokens=batch_tokens)
+    seq2seq = reader.config.model_type == "robustlab-seq2seq"
+    target = Seq2SeqReaderTarget if seq2seq else CausalReaderTarget
+    return target(spec, backend, batch_tokens=batch_tokens)
 
 
 def _classifier(

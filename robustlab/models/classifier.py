@@ -94,7 +94,7 @@ class ClassifierTarget:
         self._reads_types = getattr(config, "type_vocab_size", 0) > 1
         # Decoder-only classifiers find the last token as the last one that is not the pad token,
         # and refuse batches without one. The user's files are not touched.
-        if config.pad_token_id is None:
+        if getattr(config, "pad_token_id", None) is None:
             pad = tokenizer.pad_token_id
             config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
         self._pad_id: int = config.pad_token_id or 0
@@ -170,7 +170,7 @@ class ClassifierTarget:
                     loss=loss,
                     token_ids=np.array(text.ids, dtype=np.int64),
                     offsets=text.offsets,
-                    gradient=gradient[: len(text.ids)].numpy(),
+                    gradient=gradient[: len(text.ids)].clone().numpy(),
                 )
         return Gradients(tuple(items[i] for i in range(len(texts))))
 

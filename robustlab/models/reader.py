@@ -513,7 +513,11 @@ _ATTENTION_NAMES = {
     "output": "attention.output.dense",
     "norm": "attention.output.LayerNorm",
 }
-_FEED_FORWARD_NAMES = {"up": "intermediate.dense", "down": "output.dense", "norm": "output.LayerNorm"}
+_FEED_FORWARD_NAMES = {
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm": "output.LayerNorm",
+}
 
 
 def _layer_state(

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from robustlab.models._generator import (
-    EncodedPrompt,
-    Generated,
-    GeneratorBackend,
-    GeneratorTarget,
-    InputGradient,
-)
+from robustlab.models._generator import EncodedPrompt, Generated, InputGradient
+from robustlab.models.causal import CausalTarget
+from robustlab.models.seq2seq import Seq2SeqTarget
 
 if TYPE_CHECKING:
     import torch
 
     from robustlab.models.reader import Reader
 
-__all__ = ["ReaderBackend", "ReaderTarget"]
+__all__ = ["CausalReaderTarget", "ReaderBackend", "Seq2SeqReaderTarget"]
 
 _MAX_INPUT_TOKENS = 4096
 _MAX_OUTPUT_TOKENS = 64
@@ -159,20 +155,18 @@ class ReaderBackend:
         )
 
 
-class ReaderTarget(GeneratorTarget):
-    """A built-in reader, or one that was trained further, as a Target."""
+class Seq2SeqReaderTarget(Seq2SeqTarget):
+    """``builtin:seq2seq``, or one that was trained further."""
 
-    prompt_style: ClassVar[str] = "reader"
+    prompt_style = "reader"
     """The prompt template that it was trained on."""
 
-    def __init__(self, spec: str, backend: GeneratorBackend, *, kind: str, batch_tokens: int) -> None:
-        super().__init__(spec, backend, batch_tokens=batch_tokens)
-        self._kind = kind
 
-    @property
-    def kind(self) -> str:  # type: ignore[override]
-        """``seq2seq`` or ``causal``."""
-        return self._kind
+class CausalReaderTarget(CausalTarget):
+    """``builtin:causal``, or one that was trained further."""
+
+    prompt_style = "reader"
+    """The prompt template that it was trained on."""
 
 
 def _find(haystack: Sequence[int], needle: Sequence[int]) -> int:

@@ -160,10 +160,6 @@ class RagPipeline:
         Raises:
             UserError: a blank question.
         """
-        for number, question in enumerate(questions, 1):
-            if not question.strip():
-                which = "the question" if len(questions) == 1 else f"question {number}"
-                raise UserError(f"{which} is empty")
         return self.retriever.search(questions, self.top_k if k is None else k)
 
     def read(self, questions: Sequence[str], ranked: Sequence[Sequence[Hit]]) -> list[RagAnswer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,6 +20,17 @@ __all__ = ["write_report"]
 
 _ROWS = 500
 """The most outcomes on a page; beyond it a browser gets slow, and outcomes.jsonl has them all."""
+_SHOWN_APART = ("command_line", "threat_model")  # and the recipe's text, as it was written
+
+# Fields of an evaluation's outcomes that are texts to be read, and what they are called.
+_TEXTS = {
+    "text": "text",
+    "text_pair": "text",
+    "question": "question",
+    "prediction": "output",
+    "answers": "truth",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -52,6 +64,7 @@ def write_report(run: RunDirectory) -> Path:
     recipe = manifest.get("recipe") or {}
     page = environment.get_template("report.html").render(
         command=manifest.get("command", ""),
+        command_line=shlex.join(map(str, manifest.get("command_line", ()))),
         started=manifest.get("started", ""),
         target=(manifest.get("target") or {}).get("spec", ""),
         data=(manifest.get("data") or {}).get("name", ""),
@@ -63,8 +76,7 @@ def write_report(run: RunDirectory) -> Path:
         outcomes=len(outcomes),
         manifest=_flat(
             {
-                **{key: value for key, value in manifest.items() if key != "threat_model"},
-                # The recipe's text stands above, as it was written.
+                **{key: value for key, value in manifest.items() if key not in _SHOWN_APART},
                 "recipe": {key: value for key, value in recipe.items() if key != "text"},
             }
         ),
@@ -73,7 +85,7 @@ def write_report(run: RunDirectory) -> Path:
 
 
 def _row(outcome: Mapping[str, Any]) -> _Row:
-    shown = {"id", "status", "original", "perturbed", "question", "text", "text_pair"}
+    shown = {"id", "status", "original", "perturbed", *_TEXTS}
     status, good = _status(outcome)
     return _Row(
         str(outcome["id"]),
@@ -105,9 +117,11 @@ def _texts(outcome: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Piece, ...]]
                 marked = changed_pieces(old, new)
                 yield "before", marked[0]
                 yield "after", marked[1]
-    for key in ("question", "text", "text_pair"):
+    for key, name in _TEXTS.items():
         if key in outcome:
-            yield key, ((str(outcome[key]), False),)
+            text = outcome[key]
+            text = " | ".join(map(str, text)) if isinstance(text, list) else str(text)
+            yield name, ((text, False),)
 
 
 def _fields(text: Any) -> list[str]:
@@ -123,10 +137,12 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, entry in value.items():
         if isinstance(entry, Mapping):
             rows += _flat(entry, f"{prefix}{key}.")
-        elif isinstance(entry, float):
-            rows.append((prefix + key, f"{entry:.4g}"))
         elif isinstance(entry, list):
-            rows.append((prefix + key, ", ".join(map(str, entry))))
+            rows.append((prefix + key, ", ".join(map(_plain, entry))))
         elif entry is not None:
-            rows.append((prefix + key, str(entry)))
+            rows.append((prefix + key, _plain(entry)))
     return rows
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

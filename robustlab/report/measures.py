@@ -79,8 +79,11 @@ class Measure:
 
 
 def measures(summary: Mapping[str, Any]) -> tuple[Measure, ...]:
-    """The numbers of a summary in their usual order; entries that are no numbers are left out."""
-    found = ((key, _measure(key, entry)) for key, entry in summary.items())
+    """The numbers of a summary in their usual order.
+
+    Left out: entries that are no numbers, and ``items``, which the measures repeat as their n.
+    """
+    found = ((key, _measure(key, entry)) for key, entry in summary.items() if key != "items")
     named = [(key, measure) for key, measure in found if measure is not None]
     return tuple(measure for _, measure in sorted(named, key=lambda item: _place(item[0])))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from robustlab.report.measures import Measure
 
-__all__ = ["MARKS", "make_console", "marked_text", "measures_table", "safe_text"]
+__all__ = ["MARKS", "make_console", "marked_text", "measures_table", "print_indented", "safe_text"]
 
 MARKS = ("[[", "]]")
 """What surrounds marked words where no style can be shown."""
@@ -73,6 +73,15 @@ def marked_text(pieces: Iterable[Piece], console: Console, style: str) -> Text:
         else:
             shown.append(safe_text(piece))
     return shown
+
+
+def print_indented(console: Console, text: Text, indent: str) -> None:
+    """Print a text wrapped to the console's width behind ``indent``; no spaces at line ends."""
+    from rich.text import Text
+
+    for line in text.wrap(console, console.width - len(indent)):
+        line.rstrip()
+        console.print(Text(indent) + line, soft_wrap=True)
 
 
 def measures_table(rows: Iterable[Measure]) -> Table:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from robustlab.retrieval.encoder import SentenceEncoder
 from robustlab.retrieval.hits import Hit
-from robustlab.retrieval.index import INDEX_KINDS, DenseIndex, IndexKind
+from robustlab.retrieval.index import DenseIndex
+from robustlab.retrieval.kinds import INDEX_KINDS, IndexKind
 from robustlab.retrieval.lexical import LexicalIndex
 from robustlab.retrieval.retriever import LEXICAL, Retriever, build_index, open_retriever
 

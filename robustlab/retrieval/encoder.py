@@ -278,10 +278,10 @@ def _shifted(progress: Progress, start: int, total: int) -> Callable[[int], None
 
 
 def _settings(model: SentenceTransformer) -> str:
-    modules = [
+    modules: list[Any] = [
         [type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model
     ]
-    tokenizer = getattr(model[0], "tokenizer", None)
+    tokenizer: Any = getattr(model[0], "tokenizer", None)
     vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
     parts = [modules, vocabulary, model.max_seq_length, model.prompts, model.truncate_dim]
     return content_hash(json.dumps(part, sort_keys=True, default=str) for part in parts)

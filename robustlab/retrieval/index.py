@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlab import __version__
 from robustlab.data.records import Corpus, Passage, content_hash
 from robustlab.errors import UserError
+from robustlab.retrieval import kinds
 from robustlab.retrieval.encoder import Progress, SentenceEncoder
 from robustlab.retrieval.hits import Hit, best, check_search
+from robustlab.retrieval.kinds import INDEX_KINDS, LEAST_FOR_IVFPQ, IndexKind
+from robustlab.retrieval.manifest import CorpusStamp, EncoderStamp, Manifest
 from robustlab.retrieval.overlay import Overlay
 from robustlab.retrieval.passages import PassageFile, write_passages
 
-__all__ = ["INDEX_KINDS", "DenseIndex", "IndexKind", "check_free"]
+__all__ = ["DenseIndex", "check_free"]
 
-IndexKind: TypeAlias = Literal["flat", "hnsw", "ivfpq"]
-
-INDEX_KINDS: tuple[IndexKind, ...] = ("flat", "hnsw", "ivfpq")
-"""``flat`` compares with every passage; ``hnsw`` (Malkov & Yashunin 2018, arXiv:1603.09320) walks
-a graph of neighbours; ``ivfpq`` (Jégou et al. 2011) keeps an eighth of a byte a dimension and
-looks into a few cells only."""
-
-_FORMAT = 1
 _INDEX = "index.faiss"
-_MANIFEST = "manifest.json"
-_VERSIONS_OF = ("faiss-cpu", "sentence-transformers", "torch", "transformers")
-
-# Product quantisation learns 256 centroids for each part of a vector.
-_LEAST_FOR_IVFPQ = 256
 
 # Candidates beyond k: FAISS's own scores differ in the last bits with the batch, so the order
 # and the choice among near-equals are settled by scores computed here.
 _SPARE = 8
 _NEAR = 1e-6
 
-# Candidate vectors rescored at a time: 200 MB of doubles at a width of 384.
-_RESCORED_AT_ONCE = 65_536
+# Candidate vectors rescored at a time: 50 MB of doubles at a width of 384.
+_RESCORED_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -57,8 +44,7 @@ class _Base:
     passages: Sequence[Passage]
     encoder: SentenceEncoder
     kind: IndexKind
-    corpus_name: str
-    corpus_fingerprint: str
+    corpus: CorpusStamp
 
     @cached_property
     def positions(self) -> Mapping[str, int]:
@@ -87,30 +73,22 @@ class DenseIndex:
         *,
         progress: Progress | None = None,
     ) -> DenseIndex:
-        """Encode a corpus and index the vectors, in memory.
-
-        The result is the same for any number of threads.
-        """
-        if not corpus.passages:
+        """Encode a corpus and index the vectors, in memory."""
+        count = len(corpus.passages)
+        if not count:
             raise UserError(f"the corpus {corpus.name} is empty, so there is nothing to index")
         if kind not in INDEX_KINDS:
             raise UserError(f"unknown kind of index {kind!r}; there are: {', '.join(INDEX_KINDS)}")
-        if kind == "ivfpq" and len(corpus.passages) < _LEAST_FOR_IVFPQ:
+        if kind == "ivfpq" and count < LEAST_FOR_IVFPQ:
             raise UserError(
-                f"an ivfpq index needs at least {_LEAST_FOR_IVFPQ} passages to learn from, and "
-                f"{corpus.name} has {len(corpus.passages)}; use the kind flat"
+                f"an ivfpq index needs at least {LEAST_FOR_IVFPQ} passages to learn from, and "
+                f"{corpus.name} has {count}; use the kind flat"
             )
         contents = [passage.contents for passage in corpus.passages]
         vectors = encoder.encode(contents, role="document", progress=progress)
-        base = _Base(
-            _faiss_index(vectors, kind),
-            corpus.passages,
-            encoder,
-            kind,
-            corpus.name,
-            corpus.fingerprint(),
-        )
-        return cls(base, Overlay(), _no_vectors(encoder))
+        stamp = CorpusStamp(corpus.name, corpus.fingerprint(), count)
+        base = _Base(kinds.make(vectors, kind), corpus.passages, encoder, kind, stamp)
+        return cls(base, Overlay(), vectors[:0])
 
     @classmethod
     def load(
@@ -121,50 +99,40 @@ class DenseIndex:
         Raises :class:`UserError` for a folder that holds no whole index, an index of another
         encoder or dtype, and, where ``corpus`` is given, an index of another corpus.
         """
-        manifest = _read_manifest(folder)
-        _check_encoder(folder, manifest["encoder"], encoder)
-        named = manifest["corpus"]
-        if corpus is not None and corpus.fingerprint() != named["fingerprint"]:
-            raise UserError(
-                f"the index {folder} was built from another corpus ({named['name']}, "
-                f"{named['passages']} passages) or from another state of {corpus.name}; "
-                "build it again"
-            )
-        faiss = _faiss()
+        manifest = Manifest.read(folder)
+        manifest.check(folder, encoder, corpus)
         try:
-            index = faiss.read_index(str(folder / _INDEX), faiss.IO_FLAG_MMAP_IFC)
+            faiss_index = kinds.read(folder / _INDEX)
             passages = PassageFile(folder)
+            if not faiss_index.ntotal == len(passages) == manifest.corpus.passages:
+                raise ValueError("vectors and passages do not belong together")
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"the index {folder} is damaged; build it again") from error
-        base = _Base(
-            index, passages, encoder, manifest["kind"], named["name"], named["fingerprint"]
-        )
-        return cls(base, Overlay(), _no_vectors(encoder))
+        base = _Base(faiss_index, passages, encoder, manifest.kind, manifest.corpus)
+        return cls(base, Overlay(), np.empty((0, encoder.width), dtype=np.float32))
 
     def save(self, folder: Path) -> None:
         """Write the index into a folder that does not exist yet or is empty, whole or not at all.
 
         ``index.faiss`` holds the vectors, ``passages.jsonl`` and ``passages.npy`` the passages,
-        and ``manifest.json`` what they were made of. A view with changes is not saved.
+        and ``manifest.json`` what they were made of. A view with changes cannot be saved.
         """
         if self._overlay != Overlay():
             raise ValueError("an index with changes is a view and cannot be saved")
+        folder = folder.resolve()
         check_free(folder)
         partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
         try:
             partial.mkdir(parents=True)
-            _faiss().write_index(self._base.faiss_index, str(partial / _INDEX))
+            kinds.write(self._base.faiss_index, partial / _INDEX)
             write_passages(partial, self._base.passages)
-            manifest = self._manifest(partial)
-            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            (partial / _MANIFEST).write_text(text, encoding="utf-8")
+            stamp = EncoderStamp.of(self._base.encoder)
+            Manifest(self._base.kind, self._base.corpus, stamp).write(partial)
             if folder.is_dir():
                 folder.rmdir()
             partial.replace(folder)
-        except OSError as error:
-            raise UserError(
-                f"cannot write the index {folder}: {error.strerror or error}"
-            ) from error
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"the index cannot be written to {folder}: {error}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -180,7 +148,7 @@ class DenseIndex:
     def with_changes(
         self, *, add: Sequence[Passage] = (), remove: Collection[str] = ()
     ) -> DenseIndex:
-        """A view in which passages are added and the ids ``remove`` are gone.
+        """A view in which passages are added and the ids ``remove`` are gone (these first).
 
         The base is neither copied nor changed. Added passages are compared with every question
         exactly; in an ``ivfpq`` index their vectors are quantised like all others, so that they
@@ -202,10 +170,10 @@ class DenseIndex:
         the cells it looks into do.
         """
         check_search(questions, k)
-        if not questions:
-            return []
-        vectors = self._base.encoder.encode(questions, role="query")
         wanted = min(k, len(self))
+        if not questions or not wanted:
+            return [[] for _ in questions]
+        vectors = self._base.encoder.encode(questions, role="query")
         step = max(1, _RESCORED_AT_ONCE // (wanted + len(self._overlay.removed) + _SPARE))
         hits: list[list[Hit]] = []
         for start in range(0, len(vectors), step):
@@ -214,11 +182,11 @@ class DenseIndex:
 
     def fingerprint(self) -> str:
         """Hash of all that decides a result: passages, encoder, kind and changes."""
-        encoder = self._base.encoder
+        encoder = EncoderStamp.of(self._base.encoder)
         return content_hash(
             (
-                self._base.corpus_fingerprint,
-                encoder.fingerprint(),
+                self._base.corpus.fingerprint,
+                encoder.fingerprint,
                 encoder.settings,
                 encoder.dtype,
                 self._base.kind,
@@ -227,11 +195,11 @@ class DenseIndex:
         )
 
     def describe(self) -> Mapping[str, Any]:
-        """Corpus, kind, encoder and number of passages, for a manifest."""
+        """Kind, corpus, numbers of passages and encoder, for a manifest."""
         return {
             "kind": self._base.kind,
-            "corpus": self._base.corpus_name,
-            "corpus_fingerprint": self._base.corpus_fingerprint,
+            "corpus": self._base.corpus.name,
+            "corpus_fingerprint": self._base.corpus.fingerprint,
             "passages": len(self),
             "added": len(self._overlay.added),
             "removed": len(self._overlay.removed),
@@ -241,70 +209,47 @@ class DenseIndex:
     def _search_block(self, questions: NDArray[np.float32], k: int) -> list[list[Hit]]:
         """Hits of question vectors, shape (questions, width)."""
         base_size = len(self._base.passages)
-        fetch = min(base_size, k + len(self._overlay.removed) + _SPARE)
-        while True:
-            scores, positions = self._base.faiss_index.search(questions, fetch)
-            # Where the last candidate is as good as the k-th, equals may have been left out.
-            settled = scores[:, -1] < scores[:, min(k, fetch) - 1] - _NEAR
-            if fetch == base_size or settled.all() or (positions[:, -1] < 0).any():
-                break
-            fetch = min(base_size, 2 * fetch)
-        scores = self._rescored(questions, positions)
-        added = _dot(questions[:, None, :], self._added_vectors[None, :, :])
-        scores = np.concatenate([scores, added], axis=1)
+        removed = np.fromiter(self._overlay.removed, dtype=np.int64)
+        positions = self._candidates(questions, k + len(removed))
+        unique, inverse = np.unique(positions, return_inverse=True)
+        # -1 stands for "no candidate"; whatever vector it gets, it is dropped below.
+        vectors = self._base.faiss_index.reconstruct_batch(np.maximum(unique, 0))
+        near = _dot(questions, vectors[inverse.reshape(positions.shape)])
+        added = _dot(questions, self._added_vectors[None])
         behind = np.arange(base_size, base_size + len(self._overlay.added))
-        removed = np.fromiter(self._overlay.removed, np.int64)
         hits = []
-        for row, found in zip(scores, positions, strict=True):
-            places = np.concatenate([found, behind])
-            usable = np.flatnonzero((places >= 0) & ~np.isin(places, removed))
-            chosen = usable[best(row[usable], places[usable], k)]
+        for found, found_scores, added_scores in zip(positions, near, added, strict=True):
+            usable = (found >= 0) & ~np.isin(found, removed)
+            places = np.concatenate([found[usable], behind])
+            scores = np.concatenate([found_scores[usable], added_scores])
             hits.append(
                 [
-                    Hit(self._passage(int(places[index])), float(row[index]), rank)
-                    for rank, index in enumerate(chosen, start=1)
+                    Hit(self._passage(int(places[index])), float(scores[index]), rank)
+                    for rank, index in enumerate(best(scores, places, k), start=1)
                 ]
             )
         return hits
 
-    def _rescored(
-        self, questions: NDArray[np.float32], positions: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """Scores of candidates, (questions, candidates), that do not depend on the batch."""
-        unique, inverse = np.unique(positions, return_inverse=True)
-        # -1 stands for "no candidate"; its score is never looked at.
-        vectors = self._base.faiss_index.reconstruct_batch(np.maximum(unique, 0))
-        return _dot(questions[:, None, :], vectors[inverse.reshape(positions.shape)])
+    def _candidates(self, questions: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """Positions in the base, (questions, at least k if there are as many), -1 for none.
+
+        All that are as good as the k-th are among them, as far as the kind of index can tell.
+        """
+        base_size = len(self._base.passages)
+        fetch = min(base_size, k + _SPARE)
+        while True:
+            scores, positions = self._base.faiss_index.search(questions, fetch)
+            tied = scores[:, -1] >= scores[:, min(k, fetch) - 1] - _NEAR
+            if fetch == base_size or not (tied & (positions[:, -1] >= 0)).any():
+                found: NDArray[np.int64] = positions
+                return found
+            fetch = min(base_size, 2 * fetch)
 
     def _passage(self, position: int) -> Passage:
         base_size = len(self._base.passages)
         if position < base_size:
             return self._base.passages[position]
         return self._overlay.added[position - base_size]
-
-    def _manifest(self, folder: Path) -> dict[str, Any]:
-        encoder = self._base.encoder
-        return {
-            "format": _FORMAT,
-            "kind": self._base.kind,
-            "corpus": {
-                "name": self._base.corpus_name,
-                "fingerprint": self._base.corpus_fingerprint,
-                "passages": len(self._base.passages),
-            },
-            "encoder": {
-                "spec": encoder.spec,
-                "fingerprint": encoder.fingerprint(),
-                "settings": encoder.settings,
-                "dtype": encoder.dtype,
-                "width": encoder.width,
-            },
-            "versions": {
-                "robustlab": __version__,
-                **{name: importlib.metadata.version(name) for name in _VERSIONS_OF},
-            },
-            "bytes": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
-        }
 
 
 def check_free(folder: Path) -> None:
@@ -313,89 +258,14 @@ def check_free(folder: Path) -> None:
         raise UserError(f"{folder} exists already and is not empty; name another folder")
 
 
-def _dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Inner products over the last axis in double precision, added up in a fixed order."""
-    return np.einsum("qkd,qkd->qk", *np.broadcast_arrays(left, right), dtype=np.float64)
+def _dot(questions: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Inner products in double precision, added up in an order that the batch does not change.
 
-
-def _no_vectors(encoder: SentenceEncoder) -> NDArray[np.float32]:
-    return np.empty((0, encoder.width), dtype=np.float32)
-
-
-def _faiss() -> Any:  # noqa: ANN401 - the module has no types
-    import faiss
-
-    # FAISS multiplies matrices only for large batches by default; from a handful of questions
-    # on, that is several times faster than one dot product after the other.
-    faiss.cvar.distance_compute_blas_threshold = 2000
-    return faiss
-
-
-def _faiss_index(vectors: NDArray[np.float32], kind: IndexKind) -> Any:  # noqa: ANN401
-    """A trained FAISS index over the rows of ``vectors`` (passages, width)."""
-    faiss = _faiss()
-    count, width = vectors.shape
-    if kind == "flat":
-        index = faiss.IndexFlatIP(width)
-        index.add(vectors)
-        return index
-    if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = 200
-        index.hnsw.efSearch = 128
-        # Threads race for places in the graph: with one, the same corpus gives the same graph.
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
-            index.add(vectors)
-        finally:
-            faiss.omp_set_num_threads(threads)
-        return index
-    cells = max(1, min(int(4 * count**0.5), count // 39))  # k-means wants 39 points a centroid
-    part = next(size for size in (8, 4, 2, 1) if width % size == 0)
-    index = faiss.index_factory(
-        width, f"IVF{cells},PQ{width // part}x8", faiss.METRIC_INNER_PRODUCT
+    ``questions``: (questions, width); ``vectors``: (questions or 1, candidates, width); returns
+    (questions, candidates).
+    """
+    left = questions.astype(np.float64)[:, None, :]
+    products: NDArray[np.float64] = np.einsum(
+        "qkd,qkd->qk", *np.broadcast_arrays(left, vectors.astype(np.float64))
     )
-    # Polysemous codes serve a kind of search that is not used, and take minutes to anneal.
-    index.do_polysemous_training = False
-    # No warnings on stderr about small corpora: the bound is checked by the caller.
-    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = min(cells, 16)
-    index.make_direct_map()
-    return index
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / _MANIFEST
-    if not file.is_file():
-        raise UserError(f"{folder} holds no index (no {_MANIFEST}); make one with robustlab index")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version, sizes = manifest["format"], manifest["bytes"]
-        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the index {folder} is damaged; build it again") from error
-    if version != _FORMAT:
-        raise UserError(
-            f"the index {folder} has the format {version}, and this version of robustlab reads "
-            f"{_FORMAT}; build it again"
-        )
-    if not whole:
-        raise UserError(f"the index {folder} is damaged; build it again")
-    return manifest
-
-
-def _check_encoder(folder: Path, built: Mapping[str, Any], encoder: SentenceEncoder) -> None:
-    if built["dtype"] != encoder.dtype and built["spec"] == encoder.spec:
-        raise UserError(
-            f"the index {folder} was built in {built['dtype']} and the encoder runs in "
-            f"{encoder.dtype}; pass --dtype {built['dtype']} or build the index again"
-        )
-    same = built["fingerprint"] == encoder.fingerprint() and built["settings"] == encoder.settings
-    if not same or built["dtype"] != encoder.dtype:
-        raise UserError(
-            f"the index {folder} was built by another encoder ({built['spec']}) than "
-            f"{encoder.spec}; use that one or build the index again"
-        )
+    return products

@@ -10,7 +10,8 @@ from robustlab.data.records import Corpus, Passage
 from robustlab.errors import UserError
 from robustlab.retrieval.encoder import BUILTIN, Progress, SentenceEncoder
 from robustlab.retrieval.hits import Hit
-from robustlab.retrieval.index import DenseIndex, IndexKind, check_free
+from robustlab.retrieval.index import DenseIndex, check_free
+from robustlab.retrieval.kinds import IndexKind
 from robustlab.retrieval.lexical import LexicalIndex
 
 __all__ = ["LEXICAL", "Retriever", "build_index", "open_retriever"]
@@ -68,7 +69,9 @@ def open_retriever(
         raise UserError("a retriever needs a corpus or the folder of an index")
     if spec == LEXICAL:
         if corpus is None or index_folder is not None or kind is not None:
-            raise UserError("bm25 is made from the corpus in a moment and takes no saved index")
+            raise UserError(
+                "bm25 is made from a corpus in a moment: it takes neither a saved index nor a kind"
+            )
         return LexicalIndex.build(corpus)
     encoder = SentenceEncoder.load(spec, device=device, dtype=dtype)
     if index_folder is None:
