@@ -1,10 +1,11 @@
 """Training examples for the built-in readers: a question, passages, and the span that answers it.
 
-Sources are BEIR folders (SQuAD pieces, the almanac, the train split of our field guide). Two
-stages: ``read`` (one passage a question, a third of them cloze questions that need no labels)
-and ``retrieve`` (the gold passage among others, and now and then without it, when the right
-answer is :data:`NO_ANSWER`). Examples of chunk c depend on (seed, stage, c) alone, so that a
-resumed run sees what an uninterrupted one would have seen.
+Sources are BEIR folders (SQuAD pieces, the almanac, the train split of our field guide). Three
+stages: ``read`` (one passage a question, a third of them cloze questions that need no labels),
+``retrieve`` (the gold passage among others that do not hold the answer, and now and then without
+it, when the right answer is :data:`NO_ANSWER`) and ``adapt`` (the gold passage among its whole
+neighbourhood, whatever that states, which is what a retriever brings). Examples of chunk c depend
+on (seed, stage, c) alone, so that a resumed run sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -144,9 +145,12 @@ class ReadingData:
             return self._assemble(source, dice.choice(source.items), dice, others=0)
         if luck < 0.05 and source.refused:
             return self._assemble(source, dice.choice(source.refused), dice, others=1)
-        others = dice.choices([0, 1, 2, 3, 4], [2, 2, 3, 3, 2])[0]
+        shares = [1, 1, 2, 3, 4] if stage == "adapt" else [2, 2, 3, 3, 2]
+        others = dice.choices([0, 1, 2, 3, 4], shares)[0]
         missing = others > 0 and luck > 0.96
-        return self._assemble(source, dice.choice(source.items), dice, others, missing=missing)
+        item = dice.choice(source.items)
+        strict = missing or stage == "retrieve"
+        return self._assemble(source, item, dice, others, missing=missing, strict=strict)
 
     def _assemble(
         self,
@@ -156,15 +160,19 @@ class ReadingData:
         others: int,
         *,
         missing: bool = False,
+        strict: bool = True,
     ) -> Example:
-        """Gold passage among ``others`` of its neighbourhood, in random order."""
+        """Gold passage among ``others`` of its neighbourhood, in random order.
+
+        ``strict`` keeps out every other passage that holds the answer; ``missing`` the gold too.
+        """
         gold = dice.choice(item.gold)
         answers = [a for a in item.answers if _find(source.passages[gold], a) >= 0]
         answer = answers[0] if answers else self._refusal
         # With several passages each is cut shorter, to keep a batch affordable.
         limit = MAX_PASSAGE if others == 0 else 128
         passages = [] if missing else [self._crop(source.passages[gold], answer, limit, dice)]
-        taken = set(item.gold)
+        taken = set(item.gold) if strict else {gold}
         for _ in range(4 * others):
             if len(passages) >= others + (not missing):
                 break
@@ -178,7 +186,7 @@ class ReadingData:
                 continue
             taken.add(place)
             other = source.passages[place]
-            if item.answerable and any(_find(other, a) >= 0 for a in item.answers):
+            if strict and item.answerable and any(_find(other, a) >= 0 for a in item.answers):
                 continue
             passages.append(self._crop(other, [], limit, dice))
         dice.shuffle(passages)

@@ -33,6 +33,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 LORA_TARGETS = r"encoder\.\d+\.(attention\.(query|key|value|output)|up|down)"
 
 
+STAGE_WEIGHTS: dict[str, dict[str, float]] = {
+    "read": {"squad-1k": 0.32, "squad-more": 0.48, "fieldguide": 0.08},
+    "retrieve": {"squad-1k": 0.32, "squad-more": 0.48, "fieldguide": 0.08, "almanac": 0.2},
+    "adapt": {"squad-1k": 0.2, "squad-more": 0.3, "fieldguide": 0.35, "almanac": 0.15},
+}
+"""How often an example comes from each source; relative within a stage."""
+
+
 @dataclass(frozen=True)
 class ReaderPlan:
     """Everything that decides what a reader becomes, apart from the data."""
@@ -42,9 +50,15 @@ class ReaderPlan:
     rank: int
     read_steps: int
     retrieve_steps: int
+    adapt_steps: int
     batch_tokens: int
     learning_rate: float
     warmup: int = 100
+
+    @property
+    def total(self) -> int:
+        """Steps of all stages."""
+        return self.read_steps + self.retrieve_steps + self.adapt_steps
 
 
 def sha256(path: Path) -> str:
@@ -62,18 +76,19 @@ class StagedData:
         self.card: dict[str, dict[str, Any]] = {}
 
     def stage(self, name: str) -> Any:
-        """Sources of ``read`` (SQuAD and the field guide) or ``retrieve`` (the almanac too)."""
+        """The sources of ``read``, ``retrieve`` or ``adapt``, weighted as that stage has them."""
         from reading_examples import ReadingData
 
+        weights = STAGE_WEIGHTS[name]
         folders = {
-            "squad-1k": (self._args.data / "squad-1k", 0.32),
-            "squad-more": (self._args.data / "squad-more", 0.48),
-            "fieldguide": (ROOT / "corpora" / "fieldguide", 0.08),
+            "squad-1k": (self._args.data / "squad-1k", weights["squad-1k"]),
+            "squad-more": (self._args.data / "squad-more", weights["squad-more"]),
+            "fieldguide": (ROOT / "corpora" / "fieldguide", weights["fieldguide"]),
         }
-        if name == "retrieve":
-            folders["almanac"] = (self._almanac(), 0.2)
+        if "almanac" in weights:
+            folders["almanac"] = (self._almanac(), weights["almanac"])
         weighted = [(self._source(key, path), share) for key, (path, share) in folders.items()]
-        self.card[name] = {key: share for key, (_, share) in folders.items()}
+        self.card[f"weights of stage {name}"] = weights
         return ReadingData(weighted, self._tokenizer, self._args.seed)
 
     def _almanac(self) -> Path:
@@ -129,6 +144,7 @@ def stream(data: StagedData, plan: ReaderPlan, start: int) -> Iterator[list[Any]
     for stage, until in (
         ("read", plan.read_steps),
         ("retrieve", plan.read_steps + plan.retrieve_steps),
+        ("adapt", plan.total),
     ):
         source = data.stage(stage)
         if start >= until:
@@ -281,7 +297,7 @@ def train_reader(args: argparse.Namespace) -> None:
     from robustlab.resources import minilm_folder
 
     plan = ReaderPlan(
-        args.model, args.seed, args.rank, args.read_steps, args.retrieve_steps,
+        args.model, args.seed, args.rank, args.read_steps, args.retrieve_steps, args.adapt_steps,
         args.batch_tokens, args.learning_rate,
     )  # fmt: skip
     data = StagedData(args, AutoTokenizer.from_pretrained(minilm_folder()))
@@ -296,10 +312,10 @@ def train_reader(args: argparse.Namespace) -> None:
     def loss_of(batch: list[Any]) -> torch.Tensor:
         ids, answers = (tensor.to(device) for tensor in collate(batch, config))
         log_probs: torch.Tensor = model.token_log_probs(ids, answers)
-        return -log_probs.float().sum() / (answers != config.pad_token_id).sum()
+        mean: torch.Tensor = -log_probs.float().sum() / (answers != config.pad_token_id).sum()
+        return mean
 
-    total = plan.read_steps + plan.retrieve_steps
-    fit.run(stream(data, plan, fit.step), total, plan.warmup, loss_of)
+    fit.run(stream(data, plan, fit.step), plan.total, plan.warmup, loss_of)
     card = {
         "config": asdict(config),
         "plan": asdict(plan),
@@ -322,7 +338,7 @@ class ClassifierPlan:
     learning_rate: float
 
 
-CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 3}
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
 """Training sets and how often each is seen in an epoch."""
 
 
@@ -425,10 +441,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="autocast; pays on AMX and GPUs")
     parser.add_argument("--rank", type=int, help="of the adapters (readers 32, classifier 8)")
-    parser.add_argument("--read-steps", type=int, default=500)
-    parser.add_argument("--retrieve-steps", type=int, default=700)
-    parser.add_argument("--epochs", type=int, default=4, help="of the classifier")
-    parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 1536)")
+    parser.add_argument("--read-steps", type=int, default=220)
+    parser.add_argument("--retrieve-steps", type=int, default=230)
+    parser.add_argument("--adapt-steps", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=2, help="of the classifier")
+    parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 2048)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--almanac", type=int, default=3000, help="passages to generate")
     parser.add_argument("--save-every", type=int, default=50)
@@ -436,7 +453,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     args.work.mkdir(parents=True, exist_ok=True)
     if args.model == "classifier":
-        args.rank, args.batch_tokens = args.rank or 8, args.batch_tokens or 1536
+        args.rank, args.batch_tokens = args.rank or 8, args.batch_tokens or 2048
         train_classifier(args)
     else:
         args.rank, args.batch_tokens = args.rank or 32, args.batch_tokens or 6144

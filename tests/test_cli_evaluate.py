@@ -49,10 +49,8 @@ def test_a_classifier_with_named_columns(here: Path, tmp_path: Path) -> None:
 
 def test_json_is_the_summary_and_nothing_else(here: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = CliRunner().invoke(
-        cli,
-        ["evaluate", "--target", "bm25", "--corpus", str(here / "towns"), "--out", str(out), "--json"],
-    )  # fmt: skip
+    words = ["--target", "bm25", "--corpus", str(here / "towns"), "--out", str(out), "--json"]
+    done = CliRunner().invoke(cli, ["evaluate", *words])
     found = json.loads(done.stdout)
     assert found["run"] == str(out)
     assert found["recall@5"]["n"] == 4

@@ -26,14 +26,21 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["attack", "--help"], ["evaluate", "--help"], ["rag-query", "--help"], ["index", "--help"],
-     ["--version"], ["attack", "--no-such-option"]],
-)  # fmt: skip
-def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    [
+        "--help",
+        "attack --help",
+        "evaluate --help",
+        "rag-query --help",
+        "index --help",
+        "--version",
+        "attack --no-such-option",
+    ],
+)
+def test_help_imports_nothing_heavy(words: str) -> None:
     done = run_python(
         "import sys\n"
         "from robustlab.cli.main import main\n"
-        f"sys.argv[1:] = {words}\n"
+        f"sys.argv[1:] = {words.split()}\n"
         "try:\n"
         "    main()\n"
         "except SystemExit:\n"
@@ -63,15 +70,19 @@ def test_python_dash_m_is_the_same_program() -> None:
 
 def test_shell_completion_knows_commands_options_and_shipped_names() -> None:
     def completed(words: str, count: int) -> str:
-        return CliRunner().invoke(
-            cli,
-            prog_name="robustlab",
-            env={
-                "_ROBUSTLAB_COMPLETE": "bash_complete",
-                "COMP_WORDS": words,
-                "COMP_CWORD": str(count),
-            },
-        ).output
+        return (
+            CliRunner()
+            .invoke(
+                cli,
+                prog_name="robustlab",
+                env={
+                    "_ROBUSTLAB_COMPLETE": "bash_complete",
+                    "COMP_WORDS": words,
+                    "COMP_CWORD": str(count),
+                },
+            )
+            .output
+        )
 
     assert "rag-query" in completed("robustlab ra", 1)
     assert "--recipe" in completed("robustlab attack --rec", 2)
@@ -149,15 +160,15 @@ def test_wrong_usage_is_exit_2(words: list[str]) -> None:
 
 def test_the_option_of_the_same_name_means_the_same_everywhere() -> None:
     context = click.Context(cli)
-    seen: dict[str, dict[str, object]] = {}
+    seen: dict[str, object] = {}
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
-                meaning = {"type": repr(parameter.type), "flag": parameter.is_flag}
-                assert seen.setdefault(parameter.opts[0], meaning) == meaning or (
-                    parameter.opts[0] == "--kind"  # a choice of the families a command takes
-                )
-                # so that ROBUSTLAB_TOP_K is --top-k
-                assert parameter.opts[0] == f"--{(parameter.name or '').replace('_', '-')}"
+            if not isinstance(parameter, click.Option):
+                continue
+            (option,) = parameter.opts
+            assert option == f"--{str(parameter.name).replace('_', '-')}"  # as its variable is
+            if option != "--kind":  # a choice among the families that the command takes
+                meaning = (type(parameter.type), parameter.is_flag, parameter.multiple)
+                assert seen.setdefault(option, meaning) == meaning

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from rag_fakes import FixedGenerator, FixedRetriever
+
 from robustlab.cli.main import cli
 from robustlab.data.records import Passage
 from robustlab.rag import PromptTemplate, RagPipeline

@@ -132,7 +132,7 @@ def test_rows_of_passages_with_mapped_columns(tmp_path):
     corpus = load_corpus(str(file), id_column="key", title_column="head", text_column="body")
     assert corpus.passages == (Passage("1", "Heron", "It waits."), Passage("2", "", "It swims."))
     assert corpus.questions == {}
-    with pytest.raises(UserError, match="no text column .*its columns are: key, head, body"):
+    with pytest.raises(UserError, match=r"no text column .*its columns are: key, head, body"):
         load_corpus(str(file))
     with pytest.raises(UserError, match="has no title column 'top'"):
         load_corpus(str(file), text_column="body", title_column="top")

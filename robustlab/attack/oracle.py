@@ -130,7 +130,7 @@ class Oracle:
         if not self._rechecks or len(texts) == 1:
             return list(rounded.probabilities)
         rows = list(rounded.probabilities)
-        for place in np.flatnonzero(rounded.doubtful):
+        for place in np.flatnonzero(rounded.doubtful).tolist():
             alone = self._ask(self._target, [texts[place]])
             rows[place] = round_probabilities(alone).probabilities[0]
             noise = np.abs(log_odds(alone)[0] - log_odds(raw[place : place + 1])[0]).max()

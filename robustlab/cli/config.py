@@ -57,7 +57,7 @@ def _apply(ctx: click.Context, param: click.Parameter, value: Path | None) -> No
                 raise UserError(f"{value}: {name} has no option {key!r}")
             if options is own:
                 defaults |= _default(own, key, entry, value)
-    ctx.default_map = defaults
+    ctx.default_map = {**defaults, **(ctx.default_map or {})}  # --resume may have been first
 
 
 def _read(path: Path) -> Mapping[str, Any]:

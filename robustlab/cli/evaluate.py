@@ -32,7 +32,7 @@ __all__ = ["evaluate"]
 @options.question_columns
 @options.skip_bad_rows
 @options.seed
-@options.device
+@options.device(dtype="auto")
 @options.batch_tokens
 @options.out
 @options.common
@@ -69,9 +69,9 @@ def evaluate(
       robustlab evaluate --target builtin:retriever --corpus corpora/fieldguide
       robustlab evaluate --target rag --corpus corpora/fieldguide
     """
-    with working("loading robustlab …"):
+    with working("loading …"):
         from robustlab.evaluation import evaluate as run_evaluation
-        from robustlab.report import make_console, measures, measures_table, write_report
+        from robustlab.report import print_run, run_object, write_report
         from robustlab.runs import RunDirectory
 
     with progress_bar("evaluating") as progress:
@@ -97,9 +97,8 @@ def evaluate(
             out=out,
             progress=progress,
         )
-    report = write_report(RunDirectory.open(result.folder))
-    console = make_console(sys.stderr if json else sys.stdout)
-    console.print(measures_table(measures(result.summary)))
-    console.print(f"\nrun     {result.folder}\nreport  {report}", soft_wrap=True)
+    run = RunDirectory.open(result.folder)
+    write_report(run)
+    print_run(run, sys.stderr if json else sys.stdout)
     if json:
-        print_json({"run": str(result.folder), **result.summary})
+        print_json(run_object(run))

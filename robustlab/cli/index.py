@@ -33,7 +33,7 @@ __all__ = ["index"]
 @options.text_column
 @options.passage_columns
 @options.skip_bad_rows
-@options.device
+@options.device(dtype="auto")
 @options.common
 def index(
     corpus: str,

@@ -56,16 +56,20 @@ Completion of commands, options and names, for your shell's startup file:
 class _Stop(click.ClickException):
     """One sentence on stderr, and an exit code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
     def show(self, file: Any = None) -> None:
         """Print the sentence; what it quotes from files cannot act on the terminal."""
         from robustlab.report.terminal import safe_text
 
         sentence = safe_text(" ".join(self.message.split()))
         click.echo(f"robustlab: {sentence}", file=file, err=True)
+
+
+class _Mistake(_Stop):
+    exit_code = EXIT_USER
+
+
+class _Interrupted(_Stop):
+    exit_code = EXIT_INTERRUPTED
 
 
 class _Commands(click.Group):
@@ -86,15 +90,15 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise _Stop(str(error), EXIT_USER) from error
+            raise _Mistake(str(error)) from error
         except KeyboardInterrupt as error:
             # A command that can be resumed says so in the exception.
-            raise _Stop(str(error) or "interrupted", EXIT_INTERRUPTED) from error
+            raise _Interrupted(str(error) or "interrupted") from error
         except OSError as error:
             if error.errno not in _USERS_ERRORS:
                 raise
             place = f"{error.filename}: " if error.filename else ""
-            raise _Stop(f"{place}{error.strerror}", EXIT_USER) from error
+            raise _Mistake(f"{place}{error.strerror}") from error
 
 
 @click.group(

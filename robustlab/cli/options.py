@@ -20,6 +20,7 @@ __all__ = [
     "batch_tokens",
     "common",
     "complete_corpus",
+    "concurrency",
     "corpus",
     "data",
     "device",
@@ -35,6 +36,7 @@ __all__ = [
     "query_budget",
     "question_columns",
     "recipe",
+    "resume",
     "retriever",
     "seed",
     "skip_bad_rows",
@@ -143,6 +145,41 @@ def kind(*kinds: str) -> Decorator:
     )
 
 
+def device(dtype: str) -> Decorator:
+    """``--device`` and ``--dtype``."""
+    return _together(
+        click.option(
+            "--device",
+            metavar="auto|cpu|cuda[:N]",
+            default="auto",
+            help="Where models run; auto is the GPU where there is one.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default=dtype,
+            help="Number format; auto is bf16 where the hardware is fast in it.",
+        ),
+    )
+
+
+def _take_options_of_run(
+    ctx: click.Context, param: click.Parameter, value: Path | None
+) -> Path | None:
+    """Make the arguments in a run's manifest the defaults of this command."""
+    if value is None or ctx.resilient_parsing:
+        return value
+    from robustlab.runs import RunDirectory
+
+    arguments = dict(RunDirectory.open(value).manifest["arguments"])
+    arguments |= arguments.pop("columns", None) or {}
+    own = {option.name for option in ctx.command.params} - {"out", "resume"}
+    taken = {name.removesuffix("_spec"): argument for name, argument in arguments.items()}
+    defaults = {name: taken[name] for name in own & taken.keys() if taken[name] is not None}
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return value
+
+
 retriever = click.option(
     "--retriever",
     metavar="SPEC",
@@ -215,9 +252,7 @@ query_budget = click.option(
     help="Most queries for one example.  [default: the recipe's]",
 )
 
-seed = click.option(
-    "--seed", metavar="N", type=int, default=0, help="Seed of all that is random."
-)
+seed = click.option("--seed", metavar="N", type=int, default=0, help="Seed of all that is random.")
 
 batch_tokens = click.option(
     "--batch-tokens",
@@ -261,19 +296,22 @@ skip_bad_rows = click.option(
     help="Leave out and count rows that cannot be used.",
 )
 
-device = _together(
-    click.option(
-        "--device",
-        metavar="auto|cpu|cuda[:N]",
-        default="auto",
-        help="Where models run; auto is the GPU where there is one.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["auto", "fp32", "bf16"]),
-        default="auto",
-        help="Number format; auto is bf16 where the hardware is fast in it.",
-    ),
+concurrency = click.option(
+    "--concurrency",
+    metavar="N",
+    type=_POSITIVE,
+    default=64,
+    help="Examples attacked at once; less memory, same results.",
+)
+
+resume = click.option(
+    "--resume",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=None,
+    is_eager=True,
+    callback=_take_options_of_run,
+    help="Continue the run in DIR, with the options that it was begun with.",
 )
 
 common = _together(

@@ -34,7 +34,7 @@ _TOGETHER = 256  # questions from stdin answered in one batch
 @options.text_column
 @options.passage_columns
 @options.skip_bad_rows
-@options.device
+@options.device(dtype="auto")
 @options.batch_tokens
 @options.common
 def rag_query(
@@ -134,8 +134,8 @@ def _show(answer: RagAnswer, *, to_stderr: bool) -> None:
     from rich.text import Text
 
     from robustlab.rag import find_answer
+    from robustlab.report import make_console, marked_text, print_indented, safe_text
     from robustlab.report.marks import pieces
-    from robustlab.report.terminal import make_console, marked_text, print_indented, safe_text
 
     console = make_console(sys.stderr if to_stderr else sys.stdout)
     shown = safe_text(answer.answer) or "(no answer)"

@@ -6,34 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustlab.data.records import LabelledExample
-from robustlab.errors import UserError
 from robustlab.evaluation._chunks import chunks
 from robustlab.metrics.intervals import Estimate, rate
+from robustlab.models.labels import align_labels
 from robustlab.models.target import Predict, Predictions, Target
 
 __all__ = ["align_labels", "classification_outcomes", "summarise_classification"]
-
-
-def align_labels(data_names: Sequence[str], target: Target) -> tuple[int, ...]:
-    """The target's class for each label of the data.
-
-    The same names in another order or case are matched by name. Different names (``LABEL_0``)
-    are matched by position, since a set's indices mean the classes in their order.
-
-    Raises:
-        UserError: the target has fewer or more classes than the data have labels.
-    """
-    names = target.label_names
-    if len(names) != len(data_names):
-        raise UserError(
-            f"{target.spec} tells {len(names)} classes apart ({', '.join(names)}), but the data "
-            f"have {len(data_names)} labels ({', '.join(data_names)})"
-        )
-    by_name = {name.casefold(): number for number, name in enumerate(names)}
-    wanted = [name.casefold() for name in data_names]
-    if len(by_name) == len(names) and set(by_name) == set(wanted):
-        return tuple(by_name[name] for name in wanted)
-    return tuple(range(len(names)))
 
 
 def classification_outcomes(

@@ -27,7 +27,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +123,9 @@ def read_layout(ids: Tensor, config: ReaderConfig) -> Layout:
 
 
 def _split_heads(states: Tensor, heads: int) -> Tensor:
-    return states.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, S, W / heads)
+    """(B, S, W) -> (B, heads, S, W / heads)."""
+    batch, length, width = states.shape
+    return states.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
 Cache: TypeAlias = tuple[Tensor, Tensor]
@@ -152,23 +154,40 @@ class Attention(nn.Module):
         """Attend from ``states`` (B, T, W) where the boolean mask (B, T, S) allows it."""
         query = _split_heads(self.query(states), self.heads)
         mixed = F.scaled_dot_product_attention(query, *cache, attn_mask=mask.unsqueeze(1))
-        return self.norm(states + self.output(mixed.transpose(1, 2).flatten(2)))
+        attended: Tensor = self.norm(states + self.output(mixed.transpose(1, 2).flatten(2)))
+        return attended
 
 
 class Layer(nn.Module):
-    """One MiniLM layer, with cross-attention when it decodes."""
+    """One MiniLM layer: self-attention, then a feed-forward part."""
 
-    def __init__(self, config: ReaderConfig, *, cross: bool = False) -> None:
+    def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.cross = Attention(config) if cross else None
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def feed_forward(self, states: Tensor) -> Tensor:
         """The position-wise half of the layer."""
-        return self.norm(states + self.down(F.gelu(self.up(states))))
+        result: Tensor = self.norm(states + self.down(F.gelu(self.up(states))))
+        return result
+
+
+class DecoderLayer(Layer):
+    """A MiniLM layer that attends to the encoder's states as well."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__(config)
+        self.cross = Attention(config)
+
+
+def _encoder_layers(modules: nn.ModuleList) -> list[Layer]:
+    return [cast("Layer", module) for module in modules]
+
+
+def _decoder_layers(modules: nn.ModuleList) -> list[DecoderLayer]:
+    return [cast("DecoderLayer", module) for module in modules]
 
 
 class TokenEmbedding(nn.Module):
@@ -183,7 +202,8 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, words: Tensor, positions: Tensor) -> Tensor:
         """Embed ``words`` (B, S, W), already looked up, at ``positions`` (B, S)."""
-        return self.norm(words + self.position(positions) + self.token_type)
+        embedded: Tensor = self.norm(words + self.position(positions) + self.token_type)
+        return embedded
 
 
 class CopyHead(nn.Module):
@@ -216,7 +236,7 @@ class CopyHead(nn.Module):
         ``last`` (B, T) holds the token before each answer position; a context without any
         copyable token yields uniform weights, which the gate has to ignore.
         """
-        scores = self.query(states) @ self.key(context).transpose(1, 2)
+        scores: Tensor = self.query(states) @ self.key(context).transpose(1, 2)
         scores = scores / states.shape[-1] ** 0.5
         before = F.pad(ids[:, :-1], (1, 0), value=-1)
         scores = scores + self.follow * (last.unsqueeze(2) == before.unsqueeze(1))
@@ -226,7 +246,8 @@ class CopyHead(nn.Module):
     def vocabulary_logits(self, states: Tensor, words: Tensor) -> Tensor:
         """Logits (…, V) for states (…, W) from the tied word embeddings ``words`` (V, W)."""
         hidden = self.norm(F.gelu(self.transform(states)))
-        return (hidden @ words.T + self.bias).float()
+        logits: Tensor = (hidden @ words.T + self.bias).float()
+        return logits
 
     def token_log_probs(
         self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor,
@@ -272,7 +293,7 @@ class Seq2SeqReader(nn.Module):
         self.config = config
         self.embedding = TokenEmbedding(config)
         self.encoder = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.decoder = nn.ModuleList(Layer(config, cross=True) for _ in config.decoder_init)
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in config.decoder_init)
         self.head = CopyHead(config)
 
     def encode(self, ids: Tensor, words: Tensor | None = None) -> tuple[Tensor, Layout]:
@@ -284,17 +305,17 @@ class Seq2SeqReader(nn.Module):
         states = self.embedding(
             self.embedding.word(ids) if words is None else words, layout.positions
         )
-        for layer in self.encoder:
+        for layer in _encoder_layers(self.encoder):
             states = layer.attention(states, layer.attention.keys_values(states), mask)
             states = layer.feed_forward(states)
         return states, layout
 
     def _decode(self, start: Tensor, context: Tensor, real: Tensor) -> Tensor:
         positions = torch.arange(start.shape[1], device=start.device).expand_as(start)
-        states = self.embedding(self.embedding.word(start), positions)
+        states: Tensor = self.embedding(self.embedding.word(start), positions)
         own = _causal(start.shape[1], start.device)
         across = real.unsqueeze(1)
-        for layer in self.decoder:
+        for layer in _decoder_layers(self.decoder):
             states = layer.attention(states, layer.attention.keys_values(states), own)
             states = layer.cross(states, layer.cross.keys_values(context), across)
             states = layer.feed_forward(states)
@@ -321,7 +342,7 @@ class Seq2SeqReader(nn.Module):
         """
         context, layout = self.encode(ids)
         words = self.embedding.word.weight
-        across = [layer.cross.keys_values(context) for layer in self.decoder]
+        across = [layer.cross.keys_values(context) for layer in _decoder_layers(self.decoder)]
         own: list[Cache | None] = [None] * len(self.decoder)
         real = layout.real.unsqueeze(1)
         last = ids.new_full((ids.shape[0], 1), self.config.cls_token_id)
@@ -330,7 +351,7 @@ class Seq2SeqReader(nn.Module):
             positions = torch.full_like(last, step)
             states = self.embedding(self.embedding.word(last), positions)
             seen = real.new_ones((1, 1, step + 1))
-            for number, layer in enumerate(self.decoder):
+            for number, layer in enumerate(_decoder_layers(self.decoder)):
                 own[number] = _extend(own[number], layer.attention.keys_values(states))
                 states = layer.attention(states, own[number], seen)
                 states = layer.cross(states, across[number], real)
@@ -370,7 +391,7 @@ class CausalReader(nn.Module):
         ``ids`` are prompts that end in ``[MASK]``, padded on the right; ``answer`` holds the
         tokens with their closing ``[SEP]``, padded on the right.
         """
-        config, (batch, length) = self.config, ids.shape
+        config, length = self.config, ids.shape[1]
         # The answer is put right behind each prompt's own last token, padding moves to the end.
         lengths = (ids != config.pad_token_id).sum(1)
         total = torch.cat([ids, torch.zeros_like(answer)], 1)
@@ -384,7 +405,7 @@ class CausalReader(nn.Module):
             looked_up = torch.where(prompt.unsqueeze(2), padded, looked_up)
         states = self.embedding(looked_up, layout.positions)
         mask = self._mask(layout)
-        for layer in self.encoder:
+        for layer in _encoder_layers(self.encoder):
             states = layer.attention(states, layer.attention.keys_values(states), mask)
             states = layer.feed_forward(states)
         before = place - 1
@@ -408,7 +429,7 @@ class CausalReader(nn.Module):
         words = self.embedding.word.weight
         states = self.embedding(self.embedding.word(ids), layout.positions)
         caches: list[Cache] = []
-        for layer in self.encoder:
+        for layer in _encoder_layers(self.encoder):
             cache = layer.attention.keys_values(states)
             caches.append(cache)
             states = layer.feed_forward(layer.attention(states, cache, mask))
@@ -424,7 +445,7 @@ class CausalReader(nn.Module):
                 real = F.pad(real, (0, 1), value=True)
                 place = (place + 1).clamp(max=config.max_position_embeddings - 1)
                 here = self.embedding(self.embedding.word(last), place)
-                for number, layer in enumerate(self.encoder):
+                for number, layer in enumerate(_encoder_layers(self.encoder)):
                     caches[number] = _extend(caches[number], layer.attention.keys_values(here))
                     here = layer.attention(here, caches[number], real.unsqueeze(1))
                     here = layer.feed_forward(here)

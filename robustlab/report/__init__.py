@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from robustlab.report.html import write_report
-from robustlab.report.measures import Measure, measures
-from robustlab.report.terminal import make_console, marked_text, measures_table, safe_text
+from robustlab.report.run import print_run, run_object
+from robustlab.report.terminal import make_console, marked_text, print_indented, safe_text
 
 __all__ = [
-    "Measure",
     "make_console",
     "marked_text",
-    "measures",
-    "measures_table",
+    "print_indented",
+    "print_run",
+    "run_object",
     "safe_text",
     "write_report",
 ]

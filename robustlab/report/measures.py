@@ -34,6 +34,9 @@ _ORDER = (
     "queries_mean",
     "queries_total",
     "queries_per_second",
+    "items_per_second",
+    "wall_seconds",
+    "model_seconds",
 )
 
 # Rates are written as percentages; these scores and cosines as they are.
@@ -50,6 +53,8 @@ _FORMS = {
     "model_seconds": "{:,.1f} s",
 }
 
+_TROUBLE = ("errors", "unverified", "resumed")
+
 _NAMES = {
     "bleu": "BLEU",
     "f1": "F1",
@@ -57,12 +62,15 @@ _NAMES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "errors": "errors, in no rate",
+    "unverified": "successes not confirmed",
+    "resumed": "outcomes found on resuming",
     "queries_mean": "mean queries",
     "queries_total": "queries in all",
     "queries_per_second": "queries/s",
     "items_per_second": "items/s",
     "wall_seconds": "time",
-    "model_seconds": "time in the model",
+    "model_seconds": "in the model",
 }
 
 
@@ -81,9 +89,14 @@ class Measure:
 def measures(summary: Mapping[str, Any]) -> tuple[Measure, ...]:
     """The numbers of a summary in their usual order.
 
-    Left out: entries that are no numbers, and ``items``, which the measures repeat as their n.
+    Left out: entries that are no numbers, the number of examples, which is the n of a measure,
+    and counts of trouble that did not occur.
     """
-    found = ((key, _measure(key, entry)) for key, entry in summary.items() if key != "items")
+    found = (
+        (key, _measure(key, entry))
+        for key, entry in summary.items()
+        if key not in ("items", "examples") and not (key in _TROUBLE and entry == 0)
+    )
     named = [(key, measure) for key, measure in found if measure is not None]
     return tuple(measure for _, measure in sorted(named, key=lambda item: _place(item[0])))
 

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
     from robustlab.report.measures import Measure
 
-__all__ = ["MARKS", "make_console", "marked_text", "measures_table", "print_indented", "safe_text"]
+__all__ = [
+    "MARKS",
+    "make_console",
+    "marked_text",
+    "measures_table",
+    "print_indented",
+    "safe_text",
+]
 
 MARKS = ("[[", "]]")
 """What surrounds marked words where no style can be shown."""
@@ -75,13 +82,18 @@ def marked_text(pieces: Iterable[Piece], console: Console, style: str) -> Text:
     return shown
 
 
-def print_indented(console: Console, text: Text, indent: str) -> None:
-    """Print a text wrapped to the console's width behind ``indent``; no spaces at line ends."""
+def print_indented(console: Console, text: Text, first: str) -> None:
+    """Print a text wrapped to the console's width, without spaces at line ends.
+
+    The first line stands behind ``first``, all others behind as many spaces.
+    """
     from rich.text import Text
 
-    for line in text.wrap(console, console.width - len(indent)):
+    indent = first
+    for line in text.wrap(console, console.width - len(first)):
         line.rstrip()
         console.print(Text(indent) + line, soft_wrap=True)
+        indent = " " * len(first)
 
 
 def measures_table(rows: Iterable[Measure]) -> Table:

@@ -43,6 +43,7 @@ class PassageFile(Sequence[Passage]):
             raise ValueError(f"{_OFFSETS} does not belong to {_LINES}")
 
     def __len__(self) -> int:
+        """The number of passages."""
         return len(self._offsets) - 1
 
     @overload
