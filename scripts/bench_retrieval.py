@@ -198,7 +198,7 @@ def _bench_search(corpus: Corpus, options: argparse.Namespace) -> None:
     )
     encoder = SentenceEncoder.load(BUILTIN, device=options.device, dtype="fp32")
     dense = DenseIndex.build(corpus, encoder)
-    texts = [question.text for split in corpus.questions.values() for question in split][:200]
+    texts = [question.text for split in corpus.questions.values() for question in split][:50]
     poison = Passage("poison", "", "The answer is stated here, again and in other words.")
     seconds = _in_turn(
         {

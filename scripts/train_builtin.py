@@ -193,21 +193,32 @@ class Fit:
             with torch.no_grad():
                 for name, value in saved["model"].items():
                     self._trained[name].copy_(value)
-            self._optimizer.load_state_dict(saved["optimizer"])
+            state = self._optimizer.state_dict()
+            moments = saved["moments"]
+            state["state"] = {i: moments[name] for i, name in enumerate(self._trained)}
+            self._optimizer.load_state_dict(state)
         count = sum(p.numel() for p in self._trained.values())
         print(f"{count:,} trained parameters, from step {self.step}", flush=True)
 
     def run(
-        self, batches: Iterable[Any], total: int, warmup: int, loss_of: Callable[[Any], Any]
+        self,
+        batches: Iterable[Any],
+        total: int,
+        rate: Callable[[int], float],
+        loss_of: Callable[[Any], Any],
     ) -> None:
-        """Take one step a batch; ``loss_of`` gives the mean loss of a batch."""
+        """Take one step a batch.
+
+        ``rate`` gives the factor on the learning rate at a step, ``loss_of`` the mean loss of a
+        batch; ``total`` is for the progress line.
+        """
         import torch
 
         device = torch.device(self._args.device)
         before, began, losses = self.seconds, time.monotonic(), list[float]()
         for batch in batches:
             for group, scale in zip(self._optimizer.param_groups, self._scales, strict=True):
-                group["lr"] = self._args.learning_rate * scale * pace(self.step, total, warmup)
+                group["lr"] = self._args.learning_rate * scale * rate(self.step)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._args.bf16):
                 loss = loss_of(batch)
             loss.backward()
@@ -231,11 +242,13 @@ class Fit:
     def _save(self) -> None:
         import torch
 
+        state = self._optimizer.state_dict()["state"]
         bundle = {
             "step": self.step,
             "seconds": self.seconds,
             "model": {name: p.detach() for name, p in self._trained.items()},
-            "optimizer": self._optimizer.state_dict(),
+            # By name, because the order of parameters is no part of a model's meaning.
+            "moments": {name: state[i] for i, name in enumerate(self._trained)},
         }
         write_atomically(self._checkpoint, lambda path: torch.save(bundle, path))
 
@@ -284,8 +297,9 @@ def prepare_reader(plan: ReaderPlan, tokenizer_folder: Path, warm: Path | None) 
         own = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in taken.items():
-                if name in own and own[name].shape == value.shape:
-                    own[name].copy_(value)
+                if name in own:
+                    # Adapters of a lower rank fill the first rows of A and columns of B.
+                    own[name][tuple(slice(size) for size in value.shape)].copy_(value)
     return model, config
 
 
@@ -315,7 +329,10 @@ def train_reader(args: argparse.Namespace) -> None:
         mean: torch.Tensor = -log_probs.float().sum() / (answers != config.pad_token_id).sum()
         return mean
 
-    fit.run(stream(data, plan, fit.step), plan.total, plan.warmup, loss_of)
+    def rate(step: int) -> float:
+        return pace(step, plan.total, plan.warmup)
+
+    fit.run(stream(data, plan, fit.step), plan.total, rate, loss_of)
     card = {
         "config": asdict(config),
         "plan": asdict(plan),
@@ -334,29 +351,34 @@ class ClassifierPlan:
     seed: int
     rank: int
     epochs: int
+    polish_epochs: int
     batch_tokens: int
     learning_rate: float
 
 
-CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
-"""Training sets and how often each is seen in an epoch."""
+CLASSIFIER_SOURCES = {"sst2": (1, 1), "mr": (1, 0), "reviews": (2, 2)}
+"""Training sets, and how often each is seen in an epoch of the first and of the second stage.
+
+The second stage leaves out the noisiest set and starts at half the learning rate.
+"""
 
 
-def classifier_rows(args: argparse.Namespace) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """(text, label) of the train splits, and what the card says of them."""
-    rows: list[tuple[str, int]] = []
+def classifier_rows(args: argparse.Namespace) -> tuple[list[list[tuple[str, int]]], dict[str, Any]]:
+    """(text, label) rows of an epoch of each stage, and what the card says of them."""
+    stages: list[list[tuple[str, int]]] = [[], []]
     said = {}
     for name, times in CLASSIFIER_SOURCES.items():
         folder = ROOT / "corpora" / name if name == "reviews" else args.data / name
         lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
         own = [(str(row["text"]), int(row["label"])) for row in map(json.loads, lines)]
-        rows += own * times
+        for stage, count in zip(stages, times, strict=True):
+            stage += own * count
         said[name] = {
             "examples": len(own),
-            "times": times,
+            "times in an epoch of each stage": times,
             "train_sha256": sha256(folder / "train.jsonl"),
         }
-    return rows, said
+    return stages, said
 
 
 def train_classifier(args: argparse.Namespace) -> None:
@@ -369,11 +391,12 @@ def train_classifier(args: argparse.Namespace) -> None:
     from robustlab.models.minilm import minilm_classifier
     from robustlab.resources import minilm_folder
 
-    plan = ClassifierPlan(args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate)
-    rows, said = classifier_rows(args)
+    plan = ClassifierPlan(
+        args.seed, args.rank, args.epochs, args.polish_epochs, args.batch_tokens, args.learning_rate
+    )
+    stages, said = classifier_rows(args)
     label_names = ["negative", "positive"]
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    ids = tokenizer([text for text, _ in rows], truncation=True, max_length=128)["input_ids"]
     torch.manual_seed(plan.seed)
     model = minilm_classifier(minilm_folder(), label_names).requires_grad_(False)
     targets = r".*layer\.\d+\..*\.(query|key|value|dense)"
@@ -385,9 +408,10 @@ def train_classifier(args: argparse.Namespace) -> None:
     model.to(device).train()
     fit = Fit(args, {1.0: {name: p for name, p in model.named_parameters() if p.requires_grad}})
 
-    schedule: list[list[int]] = []
-    for epoch in range(plan.epochs):
-        dice = random.Random(f"{plan.seed}:{epoch}")
+    def epoch(rows: list[tuple[str, int]], number: int) -> list[list[tuple[list[int], int]]]:
+        """Batches of (token ids, label) in the order of that epoch."""
+        ids = tokenizer([text for text, _ in rows], truncation=True, max_length=128)["input_ids"]
+        dice = random.Random(f"{plan.seed}:{number}")
         order = list(range(len(rows)))
         dice.shuffle(order)
         groups: list[list[int]] = []
@@ -397,15 +421,28 @@ def train_classifier(args: argparse.Namespace) -> None:
             packed = pack([len(ids[i]) for i in block], plan.batch_tokens)
             groups += [[block[i] for i in group] for group in packed]
         dice.shuffle(groups)
-        schedule += groups
+        return [[(ids[i], rows[i][1]) for i in group] for group in groups]
 
-    def loss_of(batch: list[int]) -> torch.Tensor:
-        inputs = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
-        labels = torch.tensor([rows[i][1] for i in batch], device=device)
+    first = [group for number in range(plan.epochs) for group in epoch(stages[0], number)]
+    second = [
+        group
+        for number in range(plan.epochs, plan.epochs + plan.polish_epochs)
+        for group in epoch(stages[1], number)
+    ]
+
+    def rate(step: int) -> float:
+        if step < len(first):
+            return pace(step, len(first), 50)
+        return 0.5 * pace(step - len(first), len(second), 1)
+
+    def loss_of(batch: list[tuple[list[int], int]]) -> torch.Tensor:
+        inputs = tokenizer.pad({"input_ids": [ids for ids, _ in batch]}, return_tensors="pt")
+        labels = torch.tensor([label for _, label in batch], device=device)
         loss: torch.Tensor = model(**inputs.to(device), labels=labels).loss
         return loss
 
-    fit.run(schedule[fit.step :], len(schedule), 50, loss_of)
+    schedule = first + second
+    fit.run(schedule[fit.step :], len(schedule), rate, loss_of)
     card = {
         "label_names": label_names,
         "plan": asdict(plan),
@@ -445,6 +482,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--retrieve-steps", type=int, default=230)
     parser.add_argument("--adapt-steps", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=2, help="of the classifier")
+    parser.add_argument("--polish-epochs", type=int, default=3, help="of its second stage")
     parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 2048)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--almanac", type=int, default=3000, help="passages to generate")

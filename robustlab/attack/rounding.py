@@ -14,8 +14,9 @@ values, in two steps:
    neighbour can change it.
 
 What an attack sees is then a function of the text alone, as long as batching moves log-odds by
-no more than :data:`NOISE`. In fp32 it moved those of a MiniLM classifier by 1e-5 at the most, in
-bf16 by 5e-2: what is promised here holds for fp32.
+no more than :data:`NOISE`. It moved those of the built-in classifier by 7e-6 at the most in fp32
+(300 texts, passes of 128 to 8192 tokens against one text a pass), and by 6e-2 in bf16: what is
+promised here holds for fp32.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from robustlab.models.target import FloatArray
 
 __all__ = ["NOISE", "STEP", "Rounded", "log_odds", "round_probabilities"]
 
-STEP = 2e-4
-"""Log-odds are rounded to multiples of this: probabilities change by less than 5e-5."""
+STEP = 5e-4
+"""Log-odds are rounded to multiples of this. It moves the probability of a class by less than
+7e-5 if there are two, and is fine enough to leave the order of almost all candidates as it was."""
 
 NOISE = 1e-5
-"""How far batching may move log-odds in fp32. Borders ± NOISE are 2 · NOISE / STEP = 10 % of all
-values of a binary classifier: what the second look costs."""
+"""How far batching may move log-odds in fp32. Within ± NOISE of a border lie 2 · NOISE / STEP = 4 %
+of all values of a binary classifier: what the second look costs."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -62,5 +64,5 @@ def round_probabilities(probabilities: FloatArray) -> Rounded:
     odds = np.exp(whole * STEP)
     return Rounded(
         (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32),
-        (from_border <= NOISE).any(axis=1),
+        np.asarray((from_border <= NOISE).any(axis=1)),
     )

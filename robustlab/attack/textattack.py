@@ -132,32 +132,39 @@ def build_attack(recipe: Recipe, model_wrapper: Any) -> Any:
 
 
 def _built_by_class(recipe: Recipe, name: str, model_wrapper: Any) -> Any:
-    textattack = _import_textattack()
-    module, colon, attribute = name.partition(":")
-    found: Any
-    if colon:
+    cls = _recipe_class(recipe, name)
+    for resource in _NEEDS.get(cls.__name__, ()):
+        _require(resource, cls.__name__)
+    with _explained(cls.__name__):
         try:
-            found = getattr(importlib.import_module(module), attribute, None)
-        except ImportError as error:
-            raise UserError(
-                f"the recipe {recipe.source} names the attack {name}, and {error}"
-            ) from error
-    else:
-        found = getattr(textattack.attack_recipes, name, None)
-    base = textattack.attack_recipes.AttackRecipe
-    if not (inspect.isclass(found) and issubclass(found, base)):
-        names = {cls.__name__: cls for cls in _subclasses(base)}
-        raise _unknown(recipe, "attack", name, names)
-    for resource in _NEEDS.get(found.__name__, ()):
-        _require(resource, found.__name__)
-    with _explained(found.__name__):
-        try:
-            return found.build(model_wrapper)
+            return cls.build(model_wrapper)
         except OSError as error:
             raise UserError(
-                f"{found.__name__} needs a file that is not there, and it cannot be downloaded: "
+                f"{cls.__name__} needs a file that is not there, and it cannot be downloaded: "
                 f"{_first_line(error)}; TextAttack keeps its files in {_cache_folder()}"
             ) from error
+        except ValueError as error:  # such as an attack that takes gradients from its model
+            raise UserError(f"{cls.__name__} cannot run here: {_first_line(error)}") from error
+
+
+def _recipe_class(recipe: Recipe, name: str) -> Any:
+    """A subclass of TextAttack's ``AttackRecipe`` by its name, or by ``module:Class``."""
+    textattack = _import_textattack()
+    base = textattack.attack_recipes.AttackRecipe
+    module, colon, attribute = name.partition(":")
+    try:
+        place = importlib.import_module(module) if colon else textattack.attack_recipes
+    except ImportError as error:
+        raise UserError(
+            f"the recipe {recipe.source} names the attack {name!r}, but {_first_line(error)}"
+        ) from error
+    found = getattr(place, attribute or module, None)
+    is_recipe = inspect.isclass(found) and issubclass(found, base)
+    if not is_recipe:
+        raise _unknown(
+            recipe, "search.attack", name, {cls.__name__: cls for cls in _subclasses(base)}
+        )
+    return found
 
 
 def _built_from_parts(recipe: Recipe, options: dict[str, Any], model_wrapper: Any) -> Any:

@@ -82,7 +82,7 @@ def rag_query(
             batch_tokens=batch_tokens,
         )
     if question == "-":
-        lines = _questions(click.get_binary_stream("stdin"))
+        lines = _questions(sys.stdin.buffer)
         while batch := list(islice(lines, _TOGETHER)):
             for answer in pipeline.ask(batch):
                 print_json(_as_json(answer))

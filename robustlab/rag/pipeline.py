@@ -66,7 +66,8 @@ class RagAnswer:
         L is ``log_prob``. In [0, 1]; it does not fall with the answer's length, and it is the
         model's own opinion, not a calibrated probability of being right.
         """
-        return math.exp(self.log_prob / max(1, self.tokens))
+        # Rounding may leave a sum of log-probabilities a hair above zero.
+        return min(1.0, math.exp(self.log_prob / max(1, self.tokens)))
 
     @property
     def context(self) -> tuple[str, ...]:
