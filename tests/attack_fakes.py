@@ -21,6 +21,7 @@ WEIGHTS = {
     "awful": -2.0,
     "dull": -0.9,
     "poor": -1.1,
+    "very": 6.0,  # a stopword, which attacks may not touch
 }
 
 REVIEWS = LabelledSet(
@@ -36,7 +37,7 @@ REVIEWS = LabelledSet(
                 ("awful noise all night", 0),
                 ("dull film with a poor and bad end", 0),
                 ("nothing here was good", 0),  # the classifier is wrong on this one
-                ("great great great great great good good lovely lovely lovely fine fine", 1),
+                ("a very fine day out", 1),
                 ("a bad and awful trip", 0),
                 ("not one good word but a fine walk", 1),
             ]

@@ -80,7 +80,7 @@ def test_budget_and_components_may_be_left_out() -> None:
         ("[[constraint]]", "[constraint]", r"at constraint: expected an array of tables"),
         ("rate = 0.5", "rate = 2000-01-01", r"at transformation\[1\]\.rate: expected a text, a"),
         ("tries  = 7", "tries = {a = 1}", r"at search\.tries: expected .* found {'a': 1}"),
-        ("tries  = 7", "tries =", r"here is not valid TOML: Invalid value \(at line 30, column"),
+        ("tries  = 7", "tries =", r"here is not valid TOML: Invalid value \(at line 26, column"),
     ],
 )
 def test_what_is_wrong_is_named(before: str, after: str, message: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import random
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_global_generators_go_on_as_if_nothing_had_happened() -> None:
     expected = [draw(), draw()]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     found = [draw()]
-    with pytest.raises(KeyError), RandomStream(7, "a"):
+    with contextlib.suppress(KeyError), RandomStream(7, "a"):
         draw()
         raise KeyError
     found.append(draw())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from robustlab.models.load import load_target
 from robustlab.models.target import Predict, Predictions, Target
 from robustlab.runs import RunDirectory
 
-pytest.importorskip("textattack", reason="TextAttack is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("textattack") is None, reason="TextAttack is not installed"
+)
 
 SEED = 5
 STATUS = {
@@ -242,15 +245,19 @@ def test_what_is_wrong_with_a_recipe_is_named(search: str, parts: str, message: 
 @needs_stopwords
 def test_a_finished_attack_takes_no_options() -> None:
     with pytest.raises(UserError, match="takes no other options"):
-        adapter.build_attack(recipe_with('attack = "Pruthi2019"\ntries = 3'), Blocking(WordTarget()))
+        adapter.build_attack(
+            recipe_with('attack = "Pruthi2019"\ntries = 3'), Blocking(WordTarget())
+        )
 
 
 @needs_stopwords
 def test_other_goals_and_white_boxes_are_refused() -> None:
-    with pytest.raises(UserError, match="the attack pursues InputReduction"):
-        adapter.build_attack(recipe_with('attack = "InputReductionFeng2018"'), Blocking(WordTarget()))
-    with pytest.raises(UserError, match="HotFlipEbrahimi2017 cannot run here"):
-        adapter.build_attack(recipe_with('attack = "HotFlipEbrahimi2017"'), Blocking(WordTarget()))
+    for name, message in (
+        ("InputReductionFeng2018", "the attack pursues InputReduction"),
+        ("HotFlipEbrahimi2017", "HotFlipEbrahimi2017 cannot run here"),
+    ):
+        with pytest.raises(UserError, match=message):
+            adapter.build_attack(recipe_with(f'attack = "{name}"'), Blocking(WordTarget()))
 
 
 def test_missing_resources_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ class FakeAttack:
             run = RunDirectory.open(arguments["resume"])
         with run:
             if arguments["resume"] is None:
-                run.append(outcome("r2", "succeeded", "a fine [red]film[/red]", "a fime film\x1b[2J"))
+                run.append(
+                    outcome("r2", "succeeded", "a fine [red]film[/red]", "a fime film\x1b[2J")
+                )
             if self.interrupt:
                 raise KeyboardInterrupt
             run.append(outcome("r1", "succeeded", "good food", "gud food"))

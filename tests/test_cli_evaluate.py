@@ -80,6 +80,43 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+BAD_FILES = {
+    "latin.jsonl": (b'{"_id": "1", "text": "caf\xe9"}\n', "latin.jsonl, line 1: not UTF-8"),
+    "broken.jsonl": (b'{"_id": "1", "text": "fine"}\n{"_id": \n', "broken.jsonl, line 2"),
+    "twice.jsonl": (b'{"_id": "1", "text": "a"}\n' * 2, "a second passage has the id '1'"),
+    "empty.jsonl": (b"", "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_data_are_one_sentence_and_leave_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, sentence = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["index", name, "--out", "made"],
+        ["evaluate", "--target", "bm25", "--corpus", name],
+        ["rag-query", "who?", "--corpus", name],
+    ):
+        done = CliRunner().invoke(cli, words)
+        assert done.exit_code == 2, done.output
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
+    rows = ['{"_id": "1", "text": "fine"}', "not json", '{"_id": "2", "text": "well"}']
+    (tmp_path / "some.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    words = ["index", str(tmp_path / "some.jsonl"), "--out", str(tmp_path / "made"), *CPU]
+    done = CliRunner().invoke(cli, [*words, "--skip-bad-rows", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["passages"], found["skipped_rows"]) == (2, 1)
+
+
 def test_an_index_is_made_once_and_used(here: Path, tmp_path: Path) -> None:
     folder = tmp_path / "towns.index"
     words = ["index", str(here / "towns"), "--out", str(folder), *CPU]

@@ -143,7 +143,7 @@ def _built_by_class(recipe: Recipe, name: str, model_wrapper: Any) -> Any:
                 f"{cls.__name__} needs a file that is not there, and it cannot be downloaded: "
                 f"{_first_line(error)}; TextAttack keeps its files in {_cache_folder()}"
             ) from error
-        except ValueError as error:  # such as an attack that takes gradients from its model
+        except (TypeError, ValueError) as error:  # such as a search that wants gradients
             raise UserError(f"{cls.__name__} cannot run here: {_first_line(error)}") from error
 
 
@@ -328,7 +328,7 @@ def _import_textattack() -> Any:
                 f"TextAttack is installed but cannot be imported ({_first_line(error)}); "
                 "install versions that fit with: pip install 'robustlab[textattack]'"
             ) from error
-        logging.getLogger("textattack.shared.utils.install").setLevel(logging.ERROR)
+    logging.getLogger("textattack.shared.utils.install").setLevel(logging.ERROR)
     return sys.modules["textattack"]
 
 

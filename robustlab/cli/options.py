@@ -50,7 +50,7 @@ Decorator: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
 
 Complete: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-SETTINGS = {"auto_envvar_prefix": "ROBUSTLAB", "show_default": True}
+SETTINGS = {"auto_envvar_prefix": "ROBUSTLAB", "show_default": True, "max_content_width": 100}
 """Context settings of every command: ``ROBUSTLAB_SEED`` is ``--seed`` whatever the command."""
 
 _POSITIVE = click.IntRange(min=1)
@@ -130,8 +130,8 @@ def corpus(default: str | None) -> Decorator:
         metavar="SPEC",
         default=default,
         shell_complete=complete_corpus,
-        help="Passages: a BEIR folder, a SQuAD file, a file of rows, the name of a shipped "
-        "corpus, or hf:NAME.",
+        help="Passages and questions on them: a BEIR folder, a SQuAD file, a file of rows, the "
+        "name of a shipped corpus, or hf:NAME.",
     )
 
 
@@ -141,7 +141,8 @@ def kind(*kinds: str) -> Decorator:
         "--kind",
         type=click.Choice(kinds),
         default=None,
-        help="Family of the model.  [default: found from its config]",
+        show_default="found from its config",
+        help="Family of the model.",
     )
 
 
@@ -225,7 +226,8 @@ split = click.option(
     "--split",
     metavar="NAME",
     default=None,
-    help="Split of the data.  [default: test if there is one, else validation]",
+    show_default="test if there is one, else validation",
+    help="Split of the data.",
 )
 
 limit = click.option(
@@ -233,7 +235,8 @@ limit = click.option(
     metavar="N",
     type=_POSITIVE,
     default=None,
-    help="Only the first N after a shuffle seeded by --seed.  [default: all of the split]",
+    show_default="all of the split",
+    help="Only the first N after a shuffle seeded by --seed.",
 )
 
 recipe = click.option(
@@ -249,7 +252,8 @@ query_budget = click.option(
     metavar="N",
     type=_POSITIVE,
     default=None,
-    help="Most queries for one example.  [default: the recipe's]",
+    show_default="the recipe's",
+    help="Most queries for one example.",
 )
 
 seed = click.option("--seed", metavar="N", type=int, default=0, help="Seed of all that is random.")
@@ -259,7 +263,7 @@ batch_tokens = click.option(
     metavar="N",
     type=_POSITIVE,
     default=None,
-    help="Most tokens in one forward pass; less memory, same results.",
+    help="Most tokens in one forward pass; fewer need less memory.",
 )
 
 out = click.option(
@@ -267,7 +271,8 @@ out = click.option(
     metavar="DIR",
     type=click.Path(path_type=Path),
     default=None,
-    help="Run directory to make; must not hold a run.  [default: runs/COMMAND-TIME]",
+    show_default="runs/COMMAND-TIME",
+    help="Run directory to make; must not hold a run.",
 )
 
 text_column = click.option(
@@ -301,7 +306,7 @@ concurrency = click.option(
     metavar="N",
     type=_POSITIVE,
     default=64,
-    help="Examples attacked at once; less memory, same results.",
+    help="Examples attacked at once; fewer need less memory.",
 )
 
 resume = click.option(

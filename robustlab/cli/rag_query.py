@@ -60,7 +60,7 @@ def rag_query(
     is printed for each.
 
     \b
-      robustlab rag-query "Which planet has the tallest volcano?"
+      robustlab rag-query "Where do European eels go to spawn?"
       robustlab rag-query - --corpus my/corpus < questions.txt > answers.jsonl
     """
     if not question.strip():
