@@ -21,7 +21,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "make_almanac.py"
 def load_script() -> ModuleType:
     """The script as a module: scripts/ is no package."""
     spec = importlib.util.spec_from_file_location("make_almanac", SCRIPT)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
@@ -162,7 +163,8 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     result = write(tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.strip().count("\n") == 0 and "exists already" in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+    assert "exists already" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -284,10 +284,15 @@ def test_the_judge_has_the_last_word(tmp_path: Path) -> None:
         assert row["status"] == ("succeeded" if row["truth"] == "negative" else "failed")
         assert row["perturbed_output"]["label"] == "positive"
         assert row["perturbed_output"]["probability"] == pytest.approx(0.9526, abs=1e-4)
-    # Of the four positive ones the attack had broken all but the one that it may not touch.
+    # Unverified are those that the attack broke for itself, and not those where it gave up.
+    alone = outcomes(
+        Campaign(WordTarget(dtype="bf16"), REVIEWS, RECIPE, seed=1), tmp_path / "alone"
+    )
+    broken = {key for key, row in alone.items() if row["status"] == "succeeded"}
+    positive = {row["id"] for row in attacked if row["truth"] == "positive"}
     unverified = {row["id"] for row in attacked if row.get("unverified")}
-    assert unverified == {"t0", "t1", "t7"}
-    assert summary.unverified == 3
+    assert unverified == broken & positive
+    assert summary.unverified == len(unverified) > 0
 
 
 def test_an_example_that_fails_is_an_error_and_counted_apart(tmp_path: Path) -> None:
@@ -354,8 +359,8 @@ def test_labels_in_another_order_are_aligned(tmp_path: Path) -> None:
 def test_outcomes_on_a_real_classifier_do_not_depend_on_batches(tmp_path: Path) -> None:
     _needs_textattack()
     loaded = load_labelled("reviews")
-    short = [example for example in loaded.examples if len(example.text.split()) < 12]
-    labelled = replace(loaded, examples=tuple(short[:5]))
+    short = sorted(loaded.examples, key=lambda example: len(example.text))[:5]
+    labelled = replace(loaded, examples=tuple(short))
 
     def run(concurrency: int, batch_tokens: int) -> dict[str, dict[str, Any]]:
         target = load_target(

@@ -24,9 +24,10 @@ class ReaderBackend:
     """Runs a :class:`~robustlab.models.reader.Reader`; implements ``GeneratorBackend``.
 
     A prompt is ``question [SEP] passage [SEP] passage …`` as text; the tokens at both ends are
-    added here. The copy bonus of the reader compares token numbers, so that no gradient flows
-    through it: gradients see the attention, the copy scores and the vocabulary, which is all
-    that varies smoothly.
+    added here. As in any prompt format, a passage that contains the separator's own spelling is
+    read as two: that is a surface an adversary has. The copy bonus of the reader compares token
+    numbers, so that no gradient flows through it: gradients see the attention, the copy scores
+    and the vocabulary, which is all that varies smoothly.
     """
 
     def __init__(self, reader: Reader, tokenizer: Any, device: torch.device) -> None:
@@ -62,6 +63,8 @@ class ReaderBackend:
         closing = [config.sep_token_id]
         if config.model_type == "robustlab-causal":
             closing.append(config.mask_token_id)
+        if not prompts:
+            return []
         found = self._tokenizer(
             list(prompts),
             add_special_tokens=False,
