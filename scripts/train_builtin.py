@@ -351,34 +351,29 @@ class ClassifierPlan:
     seed: int
     rank: int
     epochs: int
-    polish_epochs: int
     batch_tokens: int
     learning_rate: float
 
 
-CLASSIFIER_SOURCES = {"sst2": (1, 1), "mr": (1, 0), "reviews": (2, 2)}
-"""Training sets, and how often each is seen in an epoch of the first and of the second stage.
-
-The second stage leaves out the noisiest set and starts at half the learning rate.
-"""
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
+"""Training sets, and how often each is seen in an epoch."""
 
 
-def classifier_rows(args: argparse.Namespace) -> tuple[list[list[tuple[str, int]]], dict[str, Any]]:
-    """(text, label) rows of an epoch of each stage, and what the card says of them."""
-    stages: list[list[tuple[str, int]]] = [[], []]
+def classifier_rows(args: argparse.Namespace) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """(text, label) rows of an epoch, and what the card says of them."""
+    rows: list[tuple[str, int]] = []
     said = {}
     for name, times in CLASSIFIER_SOURCES.items():
         folder = ROOT / "corpora" / name if name == "reviews" else args.data / name
-        lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        own = [(str(row["text"]), int(row["label"])) for row in map(json.loads, lines)]
-        for stage, count in zip(stages, times, strict=True):
-            stage += own * count
+        with (folder / "train.jsonl").open(encoding="utf-8") as lines:
+            own = [(str(row["text"]), int(row["label"])) for row in map(json.loads, lines)]
+        rows += own * times
         said[name] = {
             "examples": len(own),
-            "times in an epoch of each stage": times,
+            "times in an epoch": times,
             "train_sha256": sha256(folder / "train.jsonl"),
         }
-    return stages, said
+    return rows, said
 
 
 def train_classifier(args: argparse.Namespace) -> None:
@@ -391,10 +386,8 @@ def train_classifier(args: argparse.Namespace) -> None:
     from robustlab.models.minilm import minilm_classifier
     from robustlab.resources import minilm_folder
 
-    plan = ClassifierPlan(
-        args.seed, args.rank, args.epochs, args.polish_epochs, args.batch_tokens, args.learning_rate
-    )
-    stages, said = classifier_rows(args)
+    plan = ClassifierPlan(args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate)
+    rows, said = classifier_rows(args)
     label_names = ["negative", "positive"]
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     torch.manual_seed(plan.seed)
@@ -408,9 +401,10 @@ def train_classifier(args: argparse.Namespace) -> None:
     model.to(device).train()
     fit = Fit(args, {1.0: {name: p for name, p in model.named_parameters() if p.requires_grad}})
 
-    def epoch(rows: list[tuple[str, int]], number: int) -> list[list[tuple[list[int], int]]]:
-        """Batches of (token ids, label) in the order of that epoch."""
-        ids = tokenizer([text for text, _ in rows], truncation=True, max_length=128)["input_ids"]
+    ids = tokenizer([text for text, _ in rows], truncation=True, max_length=128)["input_ids"]
+
+    def epoch(number: int) -> list[list[int]]:
+        """Batches of row numbers in the order of that epoch."""
         dice = random.Random(f"{plan.seed}:{number}")
         order = list(range(len(rows)))
         dice.shuffle(order)
@@ -421,27 +415,19 @@ def train_classifier(args: argparse.Namespace) -> None:
             packed = pack([len(ids[i]) for i in block], plan.batch_tokens)
             groups += [[block[i] for i in group] for group in packed]
         dice.shuffle(groups)
-        return [[(ids[i], rows[i][1]) for i in group] for group in groups]
+        return groups
 
-    first = [group for number in range(plan.epochs) for group in epoch(stages[0], number)]
-    second = [
-        group
-        for number in range(plan.epochs, plan.epochs + plan.polish_epochs)
-        for group in epoch(stages[1], number)
-    ]
+    schedule = [group for number in range(plan.epochs) for group in epoch(number)]
 
     def rate(step: int) -> float:
-        if step < len(first):
-            return pace(step, len(first), 50)
-        return 0.5 * pace(step - len(first), len(second), 1)
+        return pace(step, len(schedule), 50)
 
-    def loss_of(batch: list[tuple[list[int], int]]) -> torch.Tensor:
-        inputs = tokenizer.pad({"input_ids": [ids for ids, _ in batch]}, return_tensors="pt")
-        labels = torch.tensor([label for _, label in batch], device=device)
+    def loss_of(batch: list[int]) -> torch.Tensor:
+        inputs = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
+        labels = torch.tensor([rows[i][1] for i in batch], device=device)
         loss: torch.Tensor = model(**inputs.to(device), labels=labels).loss
         return loss
 
-    schedule = first + second
     fit.run(schedule[fit.step :], len(schedule), rate, loss_of)
     card = {
         "label_names": label_names,
@@ -481,8 +467,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--read-steps", type=int, default=220)
     parser.add_argument("--retrieve-steps", type=int, default=230)
     parser.add_argument("--adapt-steps", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=2, help="of the classifier")
-    parser.add_argument("--polish-epochs", type=int, default=3, help="of its second stage")
+    parser.add_argument("--epochs", type=int, default=3, help="of the classifier")
     parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 2048)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--almanac", type=int, default=3000, help="passages to generate")
