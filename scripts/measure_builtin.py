@@ -19,30 +19,33 @@ from typing import Any
 WANTED = {"classifier": ("accuracy",), "reader": ("exact_match", "f1", "recall@5")}
 
 
-def settings(model: str, data: Path) -> list[dict[str, Any]]:
+def settings(model: str, data: Path, limit: int | None) -> list[dict[str, Any]]:
     """Arguments of each evaluation of a model; data sets that are absent are left out."""
     if model == "classifier":
-        places = [("reviews", "test"), (str(data / "sst2"), "validation")]
+        places = [("reviews", "test"), ("reviews-implied", "test"), (data / "sst2", "validation")]
         return [
-            {"target_spec": "builtin:classifier", "data_spec": spec, "split": split}
+            {"target_spec": "builtin:classifier", "data_spec": str(spec), "split": split}
             for spec, split in places
-            if spec == "reviews" or Path(spec).is_dir()
+            if isinstance(spec, str) or spec.is_dir()
         ]
     runs: list[dict[str, Any]] = []
     for spec, split in (("fieldguide", "test"), (str(data / "xquad-a"), "validation")):
         if spec == "fieldguide" or Path(spec).is_dir():
             rag = {"target_spec": "rag", "generator": f"builtin:{model}"}
             gold = {"target_spec": f"builtin:{model}"}
-            runs += [{**own, "corpus": spec, "split": split} for own in (gold, rag)]
+            asked: dict[str, Any] = {"corpus": spec, "split": split}
+            if spec != "fieldguide":
+                asked["limit"] = limit
+            runs += [{**own, **asked} for own in (gold, rag)]
     return runs
 
 
-def measure(model: str, data: Path) -> list[dict[str, Any]]:
+def measure(model: str, data: Path, limit: int | None) -> list[dict[str, Any]]:
     """The figures of one model, one object a data set and way of asking."""
     from robustlab.evaluation import evaluate
 
     found = []
-    for arguments in settings(model, data):
+    for arguments in settings(model, data, limit):
         with tempfile.TemporaryDirectory() as folder:
             result = evaluate(**arguments, dtype="fp32", device="cpu", out=Path(folder) / "run")
         wanted = WANTED["classifier" if model == "classifier" else "reader"]
@@ -82,13 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="*", default=["classifier", "seq2seq", "causal"])
     parser.add_argument("--data", type=Path, required=True, help="folder with sst2 and xquad-a")
+    parser.add_argument("--limit", type=int, help="questions of xquad-a; all by default")
     args = parser.parse_args()
     from robustlab.resources import weights_folder
 
     for model in args.models:
         path = weights_folder() / f"{model}.json"
         card = json.loads(path.read_text(encoding="utf-8"))
-        card["measured"] = measure(model, args.data)
+        card["measured"] = measure(model, args.data, args.limit)
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(part, path)

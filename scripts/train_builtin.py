@@ -355,7 +355,7 @@ class ClassifierPlan:
     learning_rate: float
 
 
-CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 3}
 """Training sets, and how often each is seen in an epoch."""
 
 
