@@ -22,11 +22,11 @@ WANTED = {"classifier": ("accuracy",), "reader": ("exact_match", "f1", "recall@5
 def settings(model: str, data: Path, limit: int | None) -> list[dict[str, Any]]:
     """Arguments of each evaluation of a model; data sets that are absent are left out."""
     if model == "classifier":
-        places = [("reviews", "test"), ("reviews-implied", "test"), (data / "sst2", "validation")]
+        shipped = [("reviews", "test"), ("reviews-implied", "test")]
+        places = shipped + [(str(data / "sst2"), "validation")] * (data / "sst2").is_dir()
         return [
-            {"target_spec": "builtin:classifier", "data_spec": str(spec), "split": split}
+            {"target_spec": "builtin:classifier", "data_spec": spec, "split": split}
             for spec, split in places
-            if isinstance(spec, str) or spec.is_dir()
         ]
     runs: list[dict[str, Any]] = []
     for spec, split in (("fieldguide", "test"), (str(data / "xquad-a"), "validation")):
