@@ -80,10 +80,13 @@ def edited(corpus: Corpus, old: str, new: str) -> Corpus:
     ("question", "true", "false"),
     [
         ("In which year did the Eiffel Tower open?", "1889", "1912"),
-        ("Which king of the Eburones, according to Caesar, killed himself with yew?",
-         "Catuvolcus", "Ambiorix"),
+        (
+            "Who led the first successful ascent of the Matterhorn?",
+            "Edward Whymper",
+            "Walter Hopkins",
+        ),
     ],
-)  # fmt: skip
+)
 def test_readers_read_and_do_not_remember(
     reader: str, question: str, true: str, false: str
 ) -> None:
