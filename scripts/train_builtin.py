@@ -3,13 +3,14 @@
 
     python scripts/train_builtin.py seq2seq --data ../shared/data --work build/seq2seq
     python scripts/train_builtin.py causal --data ../shared/data --work build/causal \\
-        --warm-start build/seq2seq
+        --warm-start build/seq2seq --rank 64 --read-steps 120 --retrieve-steps 180
     python scripts/train_builtin.py classifier --data ../shared/data --work build/classifier
 
-Each run checkpoints into ``--work`` and goes on from there when started again. At the end the
-parameters are written as fp16 safetensors with a ``.json`` card beside them, into ``--out``
-(default: where the package ships them), so that a longer or better run replaces the files
-without a change of code.
+These commands made the files that are shipped, with what the cards note beside them. Each run
+checkpoints into ``--work`` and goes on from there when started again. At the end the parameters
+are written as fp16 safetensors with a ``.json`` card beside them, into ``--out`` (default: where
+the package ships them), so that a longer or better run replaces the files without a change of
+code.
 """
 
 from __future__ import annotations
