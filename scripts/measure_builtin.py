@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from train_builtin import write_card
 
 WANTED = {"classifier": ("accuracy",), "reader": ("exact_match", "f1", "recall@5")}
 
@@ -93,9 +94,7 @@ def main() -> None:
         path = weights_folder() / f"{model}.json"
         card = json.loads(path.read_text(encoding="utf-8"))
         card["measured"] = measure(model, args.data, args.limit)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_card(path, card)
 
 
 if __name__ == "__main__":

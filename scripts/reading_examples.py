@@ -10,7 +10,6 @@ on (seed, stage, c) alone, so that a resumed run sees what an uninterrupted one 
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 import re
@@ -18,6 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from robustlab.data import load_corpus
+from robustlab.models.reader_backend import find_tokens
 
 __all__ = ["NO_ANSWER", "Example", "ReadingData", "Source"]
 
@@ -49,26 +51,19 @@ class _Item:
     answerable: bool
 
 
-def _find(haystack: Sequence[int], needle: Sequence[int]) -> int:
-    """First place of a token sequence in another, or -1."""
-    size = len(needle)
-    for start in range(len(haystack) - size + 1):
-        if haystack[start : start + size] == needle:
-            return start
-    return -1
+def _unanswerable(folder: Path) -> list[dict[str, str]]:
+    """Questions that their passage does not answer, where the folder has such."""
+    path = folder / "unanswerable.jsonl"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 class Source:
     """One BEIR folder, tokenised: passages in file order, questions of one split."""
 
     def __init__(self, folder: Path, tokenizer: Any, *, split: str = "train") -> None:
-        def rows(name: str) -> list[dict[str, Any]]:
-            path = folder / name
-            if not path.exists():
-                return []
-            with path.open(encoding="utf-8") as lines:
-                return [json.loads(line) for line in lines]
-
         def tokens(texts: list[str]) -> list[list[int]]:
             if not texts:
                 return []
@@ -77,40 +72,33 @@ class Source:
             ]
             return ids
 
-        corpus = rows("corpus.jsonl")
-        with (folder / "qrels" / f"{split}.tsv").open(encoding="utf-8", newline="") as lines:
-            pairs = [(row[0], row[1]) for row in list(csv.reader(lines, delimiter="\t"))[1:]]
-        gold: dict[str, list[str]] = {}
-        for question_id, passage_id in pairs:
-            gold.setdefault(question_id, []).append(passage_id)
-        queries = {row["_id"]: row for row in rows("queries.jsonl") if row["_id"] in gold}
-        used = {passage_id for ids in gold.values() for passage_id in ids}
+        corpus = load_corpus(str(folder))
+        questions = corpus.questions[split]
+        used = {key for question in questions for key in question.gold}
         # Passages of other splits must not be seen in training, not even as distractors.
-        corpus = [row for row in corpus if row["_id"] in used]
-        number = {row["_id"]: i for i, row in enumerate(corpus)}
-        self.texts = [
-            f"{row['title']}. {row['text']}" if row.get("title") else row["text"] for row in corpus
-        ]
+        passages = [passage for passage in corpus.passages if passage.id in used]
+        number = {passage.id: i for i, passage in enumerate(passages)}
+        self.texts = [passage.contents for passage in passages]
         self.passages = tokens(self.texts)
         self.words = [re.findall(r"\w+|[^\w\s]", text) for text in self.texts]
-        asked = tokens([row["text"] for row in queries.values()])
-        answers = [tokens([str(a) for a in row["answers"]]) for row in queries.values()]
+        asked = tokens([question.text for question in questions])
+        answers = [tokens(list(question.answers)) for question in questions]
         self.items = []
-        for question, given, question_id in zip(asked, answers, queries, strict=True):
-            places = tuple(number[p] for p in gold[question_id])
+        for ids, given, question in zip(asked, answers, questions, strict=True):
+            places = tuple(number[key] for key in question.gold)
             found = tuple(
                 answer
                 for answer in given
                 if 0 < len(answer) <= MAX_ANSWER
-                and any(_find(self.passages[place], answer) >= 0 for place in places)
+                and any(find_tokens(self.passages[place], answer) >= 0 for place in places)
             )
-            if found and len(question) <= 64:
-                self.items.append(_Item(question, places, found, answerable=True))
-        refused = [row for row in rows("unanswerable.jsonl") if row["corpus_id"] in number]
+            if found and len(ids) <= 64:
+                self.items.append(_Item(ids, places, found, answerable=True))
+        refused = [row for row in _unanswerable(folder) if row["corpus_id"] in number]
         self.refused = [
-            _Item(question, (number[row["corpus_id"]],), (), answerable=False)
-            for question, row in zip(tokens([r["text"] for r in refused]), refused, strict=True)
-            if len(question) <= 64
+            _Item(ids, (number[row["corpus_id"]],), (), answerable=False)
+            for ids, row in zip(tokens([r["text"] for r in refused]), refused, strict=True)
+            if len(ids) <= 64
         ]
 
 
@@ -167,7 +155,7 @@ class ReadingData:
         ``strict`` keeps out every other passage that holds the answer; ``missing`` the gold too.
         """
         gold = dice.choice(item.gold)
-        answers = [a for a in item.answers if _find(source.passages[gold], a) >= 0]
+        answers = [a for a in item.answers if find_tokens(source.passages[gold], a) >= 0]
         answer = answers[0] if answers else self._refusal
         # With several passages each is cut shorter, to keep a batch affordable.
         limit = MAX_PASSAGE if others == 0 else 128
@@ -186,7 +174,7 @@ class ReadingData:
                 continue
             taken.add(place)
             other = source.passages[place]
-            if strict and item.answerable and any(_find(other, a) >= 0 for a in item.answers):
+            if strict and item.answerable and any(find_tokens(other, a) >= 0 for a in item.answers):
                 continue
             passages.append(self._crop(other, [], limit, dice))
         dice.shuffle(passages)
@@ -199,7 +187,7 @@ class ReadingData:
         """At most ``limit`` tokens, a random window that keeps the answer."""
         if len(passage) <= limit:
             return passage
-        place = max(_find(passage, answer), 0) if answer else dice.randrange(len(passage))
+        place = max(find_tokens(passage, answer), 0) if answer else dice.randrange(len(passage))
         first = max(0, min(place + len(answer) - limit, len(passage) - limit))
         last = min(place, len(passage) - limit)
         start = dice.randint(min(first, last), max(first, last))
@@ -229,7 +217,7 @@ class ReadingData:
         texts = [" ".join([*kept, "what", *tail]), " ".join(span)]
         question, answer = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         passage = source.passages[number]
-        if len(answer) > MAX_ANSWER or _find(passage, answer) < 0:
+        if len(answer) > MAX_ANSWER or find_tokens(passage, answer) < 0:
             return None
         return Example(question, [self._crop(passage, answer, 160, dice)], answer)
 

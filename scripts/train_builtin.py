@@ -263,6 +263,12 @@ def write_atomically(path: Path, save: Any) -> None:
     os.replace(temporary, path)
 
 
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    """Write a model's card beside its parameters."""
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def trained_state(model: Any) -> dict[str, Any]:
     """The trained parameters under the names the package ships, LoRA's scale folded into B."""
     state = {}
@@ -362,12 +368,14 @@ CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 3}
 
 def classifier_rows(args: argparse.Namespace) -> tuple[list[tuple[str, int]], dict[str, Any]]:
     """(text, label) rows of an epoch, and what the card says of them."""
+    from robustlab.data import load_labelled
+
     rows: list[tuple[str, int]] = []
     said = {}
     for name, times in CLASSIFIER_SOURCES.items():
         folder = ROOT / "corpora" / name if name == "reviews" else args.data / name
-        with (folder / "train.jsonl").open(encoding="utf-8") as lines:
-            own = [(str(row["text"]), int(row["label"])) for row in map(json.loads, lines)]
+        examples = load_labelled(str(folder), split="train").examples
+        own = [(example.text, example.label) for example in examples]
         rows += own * times
         said[name] = {
             "examples": len(own),
@@ -447,10 +455,7 @@ def export(stem: Path, state: dict[str, Any], card: dict[str, Any]) -> None:
 
     half = {name: value.to("cpu", torch.float16).contiguous() for name, value in state.items()}
     write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(half, path))
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(
-        stem.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8")
-    )
+    write_card(stem.with_suffix(".json"), card)
     print(f"wrote {stem}.safetensors", flush=True)
 
 

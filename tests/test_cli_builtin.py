@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from robustlab.cli.main import cli
-from robustlab.resources import weights_folder
 
 PASSAGES = {
     "b1": "The stone bridge of Oldham was built by {builder} in 1843 after a fire.",
@@ -20,8 +19,6 @@ PASSAGES = {
 
 @pytest.mark.parametrize("generator", ["seq2seq", "causal"])
 def test_the_answer_follows_the_passage(generator: str, tmp_path: Path) -> None:
-    if not (weights_folder() / f"{generator}.safetensors").is_file():
-        pytest.skip(f"builtin:{generator} has not been trained yet (scripts/train_builtin.py)")
     answers = []
     for builder in ("Anna Bergman", "Peter Stone"):
         folder = tmp_path / builder.replace(" ", "")

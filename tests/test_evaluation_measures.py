@@ -14,7 +14,6 @@ from rag_fakes import FixedGenerator, FixedRetriever
 from robustlab.data.records import LabelledExample, Passage, Question
 from robustlab.errors import UserError
 from robustlab.evaluation.classification import (
-    align_labels,
     classification_outcomes,
     summarise_classification,
 )
@@ -26,6 +25,7 @@ from robustlab.evaluation.generation import (
 from robustlab.evaluation.rag import rag_outcomes, summarise_rag
 from robustlab.evaluation.retrieval import check_gold, retrieval_outcomes, summarise_retrieval
 from robustlab.metrics.intervals import Estimate, rate
+from robustlab.models.labels import align_labels
 from robustlab.models.target import Embed, Embeddings, Predict, Predictions, Request, Score
 from robustlab.rag import RagPipeline, load_prompt
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -40,14 +41,16 @@ Outcome: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a campaign is. ``rates`` are over the examples done."""
+    """How far a campaign is. ``done`` and ``rates`` are over all examples done.
+
+    ``queries`` and ``seconds`` are those of this process, which may have taken up a run.
+    """
 
     done: int
     total: int
     rates: RobustnessSummary
     queries: int
     seconds: float
-    """Since this process began or took up the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +231,25 @@ class Campaign:
             concurrency=self._concurrency,
             query_budget=self._query_budget,
         )
+        # Kept as counts, because a pass over all outcomes after each would grow with its square.
+        statuses = Counter(outcome["status"] for outcome in outcomes)
+        queries = 0
         start = time.perf_counter()
         for outcome in self._attack(engine, done={outcome["id"] for outcome in outcomes}):
             run.append(outcome)
             outcomes.append(outcome)
+            statuses[outcome["status"]] += 1
+            queries += outcome["queries"]
             if progress is not None:
-                seconds = time.perf_counter() - start
-                progress(_progress(outcomes, len(self._examples), seconds))
+                progress(
+                    Progress(
+                        len(outcomes),
+                        len(self._examples),
+                        robustness_summary(statuses),
+                        queries,
+                        time.perf_counter() - start,
+                    )
+                )
         wall_seconds = time.perf_counter() - start
         after = self._target.fingerprint()
         run.update_manifest(target={**run.manifest["target"], "fingerprint_after": after})
@@ -276,7 +291,7 @@ class Campaign:
         goal = UntargetedClassification(self._classes[example.label])
 
         def start(rng: np.random.Generator) -> Search[_Trial]:
-            text = _input(example)
+            text = example.contents
             response = yield Predict((text,))
             assert isinstance(response, Predictions)
             probabilities = response.probabilities[0]
@@ -307,7 +322,7 @@ class Campaign:
         outcome: Outcome = {
             "id": example.id,
             "status": verdict.status if error is None else "error",
-            "original": _input(example),
+            "original": example.contents,
             "perturbed": verdict.text,
             "original_output": None if trial is None else self._output(trial.probabilities, truth),
             "perturbed_output": (
@@ -317,7 +332,7 @@ class Campaign:
             ),
             "truth": self._names[truth],
             "queries": finished.queries,
-            "edits": None if verdict.text is None else _edits(_input(example), verdict.text),
+            "edits": None if verdict.text is None else _edits(example.contents, verdict.text),
             "similarity": None,
             "seconds": finished.seconds,
         }
@@ -334,7 +349,7 @@ class Campaign:
         found = trial.found
         if found is None:
             return _Verdict("skipped")
-        if found.text == _input(example):
+        if found.text == example.contents:
             return _Verdict("failed", found.text, trial.probabilities, found.claims_success)
         probabilities = engine.fresh([found.text], judge=self._judge)[0]
         if UntargetedClassification(self._classes[example.label]).is_met(probabilities):
@@ -359,23 +374,11 @@ def _in_words(constraint: Component) -> str:
     return f"{constraint.kind} ({options})" if options else constraint.kind
 
 
-def _input(example: LabelledExample) -> TextInput:
-    return example.text if example.text_pair is None else (example.text, example.text_pair)
-
-
 def _edits(original: TextInput, perturbed: TextInput) -> int:
     """Words changed, in both texts of a pair."""
     before = (original,) if isinstance(original, str) else original
     after = (perturbed,) if isinstance(perturbed, str) else perturbed
     return sum(len(changed_words(old, new)) for old, new in zip(before, after, strict=True))
-
-
-def _progress(outcomes: Sequence[Outcome], total: int, seconds: float) -> Progress:
-    return Progress(len(outcomes), total, _rates(outcomes), _queries(outcomes), seconds)
-
-
-def _rates(outcomes: Sequence[Outcome]) -> RobustnessSummary:
-    return robustness_summary(outcome["status"] for outcome in outcomes)
 
 
 def _queries(outcomes: Sequence[Outcome]) -> int:
@@ -388,7 +391,7 @@ def _summarise(
     attacked = [o for o in outcomes if o["status"] in ("succeeded", "failed")]
     return AttackSummary(
         examples=len(outcomes),
-        rates=_rates(outcomes),
+        rates=robustness_summary(outcome["status"] for outcome in outcomes),
         unverified=sum("unverified" in outcome for outcome in outcomes),
         queries_mean=_queries(attacked) / len(attacked) if attacked else math.nan,
         queries_total=_queries(outcomes),

@@ -110,13 +110,9 @@ def attack(
 
 def _noting(update: Update) -> Callable[[Progress], None]:
     """Tell the progress bar what is known of the attack by now."""
-    first: Progress | None = None
 
     def note(progress: Progress) -> None:
-        nonlocal first
-        first = first or progress  # a resumed run begins with the queries of its outcomes
-        seconds = progress.seconds - first.seconds
-        speed = (progress.queries - first.queries) / seconds if seconds else 0
+        speed = progress.queries / progress.seconds if progress.seconds else 0
         success = progress.rates.attack_success_rate.percent()
         update(progress.done, progress.total, f"success {success}, {speed:,.0f} queries/s")
 

@@ -120,7 +120,7 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         cli(prog_name="robustlab")
-    except Exception:
+    except Exception:  # the last stop: whatever was not foreseen is reported as our fault
         traceback.print_exc()
         click.echo(
             f"robustlab: this is a fault of robustlab {__version__}, not yours; "

@@ -24,6 +24,11 @@ class LabelledExample:
     label: int
     text_pair: str | None = None
 
+    @property
+    def contents(self) -> str | tuple[str, str]:
+        """The text, or both texts: what a classifier reads and an attack may change."""
+        return self.text if self.text_pair is None else (self.text, self.text_pair)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -179,6 +179,7 @@ def _json_rows(path: Path, rejects: Rejects) -> Iterator[Row]:
 
 def _table_rows(path: Path, rejects: Rejects, *, delimiter: str, quoting: int) -> Iterator[Row]:
     lines = (line for _, line in _lines(path))
+    # The type stubs want a literal for ``quoting``; read_rows passes only the csv module's own.
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
     header: list[str] | None = None
     while True:

@@ -11,7 +11,7 @@ from robustlab.metrics.intervals import Estimate, rate
 from robustlab.models.labels import align_labels
 from robustlab.models.target import Predict, Predictions, Target
 
-__all__ = ["align_labels", "classification_outcomes", "summarise_classification"]
+__all__ = ["classification_outcomes", "summarise_classification"]
 
 
 def classification_outcomes(
@@ -24,11 +24,7 @@ def classification_outcomes(
     classes = align_labels(label_names, target)
     name_of = {number: label_names[label] for label, number in enumerate(classes)}
     for chunk in chunks(examples):
-        texts = tuple(
-            example.text if example.text_pair is None else (example.text, example.text_pair)
-            for example in chunk
-        )
-        response = target.answer(Predict(texts))
+        response = target.answer(Predict(tuple(example.contents for example in chunk)))
         assert isinstance(response, Predictions)
         for example, row, predicted in zip(
             chunk, response.probabilities, response.labels.tolist(), strict=True

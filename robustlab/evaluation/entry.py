@@ -12,7 +12,6 @@ from robustlab.data import load_corpus, load_labelled, sample, select_split
 from robustlab.data.records import Corpus, Passage, Question, content_hash
 from robustlab.errors import UserError
 from robustlab.evaluation.classification import (
-    align_labels,
     classification_outcomes,
     summarise_classification,
 )
@@ -24,6 +23,7 @@ from robustlab.evaluation.generation import (
 from robustlab.evaluation.rag import rag_outcomes, summarise_rag
 from robustlab.evaluation.retrieval import check_gold, retrieval_outcomes, summarise_retrieval
 from robustlab.metrics.intervals import Estimate
+from robustlab.models.labels import align_labels
 from robustlab.models.load import load_target
 from robustlab.models.target import Target
 from robustlab.rag import (
@@ -34,7 +34,7 @@ from robustlab.rag import (
     load_prompt,
     load_rag,
 )
-from robustlab.retrieval import LEXICAL, Retriever, open_retriever
+from robustlab.retrieval import LEXICAL, DenseIndex, Retriever, open_retriever
 from robustlab.retrieval.encoder import BUILTIN, SentenceEncoder
 from robustlab.retrieval.hits import check_search
 from robustlab.runs import RunDirectory, build_manifest, default_run_folder
@@ -155,7 +155,7 @@ def evaluate(
             dtype=dtype,
             batch_tokens=batch_tokens,
         )
-        job = _rag_job(asked, pipeline, SentenceEncoder.load(BUILTIN, device=device, dtype=dtype))
+        job = _rag_job(asked, pipeline, _relevance_judge(pipeline.retriever, device, dtype))
     elif kind == "retriever" or target_spec in _RETRIEVERS:
         check_search((), top_k)
         asked = questions()
@@ -276,6 +276,13 @@ def _fingerprint(questions: Sequence[Question]) -> str:
 
 def _describe(target: Target) -> dict[str, Any]:
     return {**target.describe(), "fingerprint": target.fingerprint()}
+
+
+def _relevance_judge(retriever: Retriever, device: str, dtype: str) -> SentenceEncoder:
+    """The built-in encoder; the retriever's own where that is it, rather than a second copy."""
+    if isinstance(retriever, DenseIndex) and retriever.encoder.spec == BUILTIN:
+        return retriever.encoder
+    return SentenceEncoder.load(BUILTIN, device=device, dtype=dtype)
 
 
 def _rag_job(asked: _Questions, pipeline: RagPipeline, judge: Target) -> _Job:

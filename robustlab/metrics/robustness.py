@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -62,8 +62,8 @@ class RobustnessSummary:
         }
 
 
-def robustness_summary(statuses: Iterable[str]) -> RobustnessSummary:
-    """Rates from the status of each example, with Wilson's intervals.
+def robustness_summary(statuses: Iterable[str] | Mapping[str, int]) -> RobustnessSummary:
+    """Rates from the status of each example, or from how many have each, with Wilson's intervals.
 
     With S succeeded, F failed and K skipped, and n = S + F + K:
 

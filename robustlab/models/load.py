@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
     from robustlab.models.target import Target
 
-__all__ = ["load_target"]
+__all__ = ["PICKLES", "load_target"]
 
 _KINDS = ("classifier", "seq2seq", "causal")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Endings of weight files that can run code when they are opened."""
+
 # Pickles that a trainer leaves beside the weights; they are never opened.
 _TRAINER_STATE = ("training_args", "optimizer", "scheduler", "rng_state")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "tekken.json")
@@ -179,7 +181,7 @@ def _check_files(spec: str, folder: Path) -> None:
         pickles = sorted(
             path.name
             for path in folder.iterdir()
-            if path.suffix in _PICKLES and not path.name.startswith(_TRAINER_STATE)
+            if path.suffix in PICKLES and not path.name.startswith(_TRAINER_STATE)
         )
         if pickles:
             raise UserError(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from robustlab.models.reader import Reader
 
-__all__ = ["CausalReaderTarget", "ReaderBackend", "Seq2SeqReaderTarget"]
+__all__ = ["CausalReaderTarget", "ReaderBackend", "Seq2SeqReaderTarget", "find_tokens"]
 
 _MAX_INPUT_TOKENS = 4096
 _MAX_OUTPUT_TOKENS = 64
@@ -95,7 +95,7 @@ class ReaderBackend:
         encoded = self.encode_prompts(prompts, with_offsets=True)
         texts = []
         for prompt, source, ids in zip(prompts, encoded, outputs, strict=True):
-            start = _find(source.ids, ids)
+            start = find_tokens(source.ids, ids)
             if ids and start >= 0:
                 span = source.offsets[start : start + len(ids)]
                 texts.append(prompt[span[0][0] : span[-1][1]])
@@ -172,7 +172,7 @@ class CausalReaderTarget(CausalTarget):
     """The prompt template that it was trained on."""
 
 
-def _find(haystack: Sequence[int], needle: Sequence[int]) -> int:
+def find_tokens(haystack: Sequence[int], needle: Sequence[int]) -> int:
     """First place of a token run in another, or -1."""
     size = len(needle)
     for start in range(len(haystack) - size + 1):

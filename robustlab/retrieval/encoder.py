@@ -18,6 +18,7 @@ from robustlab.models._transformers import pad_batch
 from robustlab.models.batching import pack
 from robustlab.models.device import resolve_device, resolve_dtype
 from robustlab.models.fingerprint import fingerprint
+from robustlab.models.load import PICKLES
 from robustlab.models.target import Embed, Embeddings, Request
 from robustlab.resources import minilm_folder
 
@@ -344,7 +345,7 @@ def _check_folder(folder: Path, spec: str) -> None:
     for place in places:
         names = [file.name for file in place.iterdir()] if place.is_dir() else []
         safe = any(name.endswith(".safetensors") for name in names)
-        pickled = [name for name in names if name.endswith(_PICKLES)]
+        pickled = [name for name in names if name.endswith(PICKLES)]
         if pickled and not safe:
             raise UserError(
                 f"{spec} has its weights as a pickle ({place / pickled[0]}), which could run "
@@ -353,6 +354,3 @@ def _check_folder(folder: Path, spec: str) -> None:
         weights = weights or safe
     if not weights:
         raise UserError(f"{spec} is a model folder without weights (model.safetensors)")
-
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

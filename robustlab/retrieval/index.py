@@ -137,6 +137,11 @@ class DenseIndex:
             shutil.rmtree(partial, ignore_errors=True)
 
     @property
+    def encoder(self) -> SentenceEncoder:
+        """What the passages were encoded with, and questions are."""
+        return self._base.encoder
+
+    @property
     def kind(self) -> IndexKind:
         """How the vectors are searched."""
         return self._base.kind
