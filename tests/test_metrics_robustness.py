@@ -112,3 +112,9 @@ def test_the_script_is_shortest_and_leads_to_the_other_text() -> None:
             word = perturbed[slice(*change.perturbed)]
             rebuilt = f"{rebuilt[:start]} {word} {rebuilt[end:]}"
         assert rebuilt.split() == right
+
+
+def test_counts_serve_as_well_as_statuses() -> None:
+    statuses = ["succeeded", "failed", "failed", "skipped", "error"]
+    counts = {"succeeded": 1, "failed": 2, "skipped": 1, "error": 1}
+    assert robustness_summary(counts) == robustness_summary(statuses)
