@@ -297,7 +297,7 @@ def prepare_reader(plan: ReaderPlan, tokenizer_folder: Path, warm: Path | None) 
     )
     inject_adapter_in_model(lora, model)
     for name, parameter in model.named_parameters():
-        if name.startswith(("head.", "decoder.")):
+        if name.startswith(("head.", "decoder.", "reread.")):
             parameter.requires_grad_(True)
     if warm is not None:
         taken = torch.load(warm / "checkpoint.pt", weights_only=True)["model"]
@@ -326,9 +326,10 @@ def train_reader(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     model.to(device).train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    decoder = {name: p for name, p in trained.items() if name.startswith("decoder.")}
-    others = {name: p for name, p in trained.items() if name not in decoder}
-    fit = Fit(args, {1.0: others, 0.5: decoder} if decoder else {1.0: others})
+    # Whole layers that start from MiniLM's weights move at half the pace of what is new.
+    whole = {name: p for name, p in trained.items() if name.startswith(("decoder.", "reread."))}
+    others = {name: p for name, p in trained.items() if name not in whole}
+    fit = Fit(args, {1.0: others, 0.5: whole})
 
     def loss_of(batch: list[Any]) -> torch.Tensor:
         ids, answers = (tensor.to(device) for tensor in collate(batch, config))
@@ -362,7 +363,7 @@ class ClassifierPlan:
     learning_rate: float
 
 
-CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 3}
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
 """Training sets, and how often each is seen in an epoch."""
 
 

@@ -15,7 +15,8 @@ from robustlab.retrieval import Hit
 class FixedGenerator:
     """Answers by the first line of the prompt; a token is a word, and no token is special.
 
-    Every generated token, the end among them, has log-probability -0.5; every scored one -2.
+    Every generated token, the end among them, has log-probability -0.5 and leads by 1; every
+    scored one has -2.
     """
 
     spec = "fixed"
@@ -43,7 +44,10 @@ class FixedGenerator:
         texts = tuple(self._answers[prompt.split("\n")[0]] for prompt in request.prompts)
         lengths = [len(text.split()) + 1 for text in texts]
         return Generations(
-            texts, np.array([-0.5 * n for n in lengths], dtype=np.float32), np.array(lengths)
+            texts,
+            np.array([-0.5 * n for n in lengths], dtype=np.float32),
+            np.array(lengths),
+            np.ones(len(texts), dtype=np.float32),
         )
 
     def input_limit(self, max_new_tokens: int) -> int:

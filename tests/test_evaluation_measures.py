@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rag_fakes import FixedGenerator, FixedRetriever
 
+from robustlab.data.questions import check_answers, check_gold
 from robustlab.data.records import LabelledExample, Passage, Question
 from robustlab.errors import UserError
 from robustlab.evaluation.classification import (
@@ -18,12 +19,11 @@ from robustlab.evaluation.classification import (
     summarise_classification,
 )
 from robustlab.evaluation.generation import (
-    check_answers,
     generation_outcomes,
     summarise_answers,
 )
 from robustlab.evaluation.rag import rag_outcomes, summarise_rag
-from robustlab.evaluation.retrieval import check_gold, retrieval_outcomes, summarise_retrieval
+from robustlab.evaluation.retrieval import retrieval_outcomes, summarise_retrieval
 from robustlab.metrics.intervals import Estimate, rate
 from robustlab.models.labels import align_labels
 from robustlab.models.target import Embed, Embeddings, Predict, Predictions, Request, Score

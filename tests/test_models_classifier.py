@@ -15,6 +15,7 @@ from robustlab.errors import UserError
 from robustlab.models.classifier import ClassifierTarget
 from robustlab.models.load import load_target
 from robustlab.models.target import (
+    FloatArray,
     Generate,
     Gradient,
     Gradients,
@@ -22,6 +23,7 @@ from robustlab.models.target import (
     Predictions,
     Target,
     TextInput,
+    TokenGradient,
 )
 
 CPU = torch.device("cpu")
@@ -126,6 +128,56 @@ def test_gradient_agrees_with_a_finite_difference(load: Callable[[str], Target],
 
     measured = (loss(step) - loss(-step)) / (2 * step)
     assert measured == pytest.approx(gradient[token, axis], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["bert", "albert"])
+def test_gradients_at_shifted_embeddings(load: Callable[[str], Target], name: str) -> None:
+    """Along the gradient itself, at embeddings that are no token's."""
+    target = load(name)
+    texts, goals = (TEXTS[0], TEXTS[2], PAIRS[0]), (1, 0, 2)
+    plain = gradients(target, texts, goals).items
+    rng = np.random.default_rng(0)
+    shifts = tuple(rng.normal(0, 0.2, item.gradient.shape).astype(np.float32) for item in plain)
+
+    def at(moved: tuple[FloatArray, ...]) -> tuple[TokenGradient, ...]:
+        response = target.answer(Gradient(texts, goals, moved))
+        assert isinstance(response, Gradients)
+        return response.items
+
+    found = at(shifts)
+    norms = [float(np.linalg.norm(item.gradient)) for item in found]
+    steps = [0.01 * item.gradient / norm for item, norm in zip(found, norms, strict=True)]
+    up = at(tuple(shift + step for shift, step in zip(shifts, steps, strict=True)))
+    down = at(tuple(shift - step for shift, step in zip(shifts, steps, strict=True)))
+    measured = [(one.loss - other.loss) / 0.02 for one, other in zip(up, down, strict=True)]
+    assert measured == pytest.approx(norms, rel=0.02)
+    for goal, item in zip(goals, found, strict=True):
+        assert item.probabilities is not None
+        assert item.loss == pytest.approx(-np.log(item.probabilities[goal]), abs=1e-4)
+
+    unmoved = at(tuple(np.zeros_like(shift) for shift in shifts))
+    for before, same, moved in zip(plain, unmoved, found, strict=True):
+        assert same.loss == pytest.approx(before.loss, abs=1e-6)
+        np.testing.assert_allclose(same.gradient, before.gradient, atol=1e-6)
+        assert abs(moved.loss - before.loss) > 1e-3
+
+
+def test_a_gradient_tells_the_probabilities_that_predict_does() -> None:
+    target = target_of("bert")
+    items = gradients(target, MIXED, GOALS).items
+    told = np.stack([item.probabilities for item in items if item.probabilities is not None])
+    np.testing.assert_allclose(told, predict(target, *MIXED), atol=1e-6)
+
+
+def test_shifts_that_do_not_fit_are_refused() -> None:
+    target = target_of("bert")
+    zeros = np.zeros((5, 32), dtype=np.float32)
+    with pytest.raises(ValueError, match="2 texts have 1 shifts"):
+        target.answer(Gradient(("a bad film", "red"), (0, 1), (zeros,)))
+    with pytest.raises(ValueError, match=r"shift 2 has shape \(5, 32\), but its text has 3 tokens"):
+        target.answer(Gradient(("a bad film", "red"), (0, 1), (zeros, zeros)))
+    with pytest.raises(ValueError, match=r"shape \(5, 8\), but its text has 5 tokens of width 32"):
+        target.answer(Gradient(("a bad film",), (0,), (zeros[:, :8],)))
 
 
 def test_predicts_what_the_model_itself_says() -> None:

@@ -17,6 +17,7 @@ from robustlab.models.causal import CausalTarget, TransformersCausal
 from robustlab.models.load import load_target
 from robustlab.models.seq2seq import Seq2SeqTarget, TransformersSeq2Seq
 from robustlab.models.target import (
+    FloatArray,
     Generate,
     Generations,
     Gradient,
@@ -25,6 +26,7 @@ from robustlab.models.target import (
     Score,
     Scores,
     Target,
+    TokenGradient,
 )
 
 CPU = torch.device("cpu")
@@ -83,6 +85,8 @@ def test_answers_every_request(load: Load, name: str) -> None:
     assert made.log_probs.shape == made.tokens.shape == (len(TEXTS),)
     assert made.log_probs.dtype == np.float32
     assert (made.log_probs < 0).all()
+    assert made.margins.dtype == np.float32
+    assert (made.margins > 0).all()
     assert made.tokens.dtype == np.int64
     assert ((made.tokens >= 1) & (made.tokens <= NEW)).all()
     assert len(set(made.texts)) > 1, "every prompt got the same output"
@@ -121,6 +125,7 @@ def test_an_answer_does_not_depend_on_the_batch(load: Load, name: str) -> None:
         assert alone.texts[0] == made.texts[row]
         assert alone.tokens[0] == made.tokens[row]
         assert alone.log_probs[0] == pytest.approx(made.log_probs[row], abs=1e-4)
+        assert alone.margins[0] == pytest.approx(made.margins[row], abs=1e-4)
         sums = score(target, (text,), (output,)).log_probs
         assert sums[0] == pytest.approx(scored.log_probs[row], abs=1e-4)
         item = gradients(target, (text,), (output,)).items[0]
@@ -142,22 +147,26 @@ def test_the_log_probability_of_an_output_is_its_score(load: Load, name: str) ->
 
 @pytest.mark.parametrize("name", ["t5", "bart", "gpt2", "llama"])
 def test_generation_is_greedy(load: Load, name: str) -> None:
-    """No token of an output could be exchanged, at its place, for a more probable one."""
+    """No token of an output could be exchanged, at its place, for a more probable one.
+
+    The margin is the least that it would cost.
+    """
     backend = load(name)._backend
-    prompt = backend.encode_prompts(TEXTS[:1])[0].ids
+    prompt = backend.encode_prompts(TEXTS[2:3])[0].ids
     made = backend.generate([prompt], NEW)[0]
     model = cast(Any, backend).module
-    whole = torch.tensor([prompt])
-    for token in made.ids:
-        if name in SEQ2SEQ:
-            start = [cast(Any, backend).start_id, *made.ids]
-            logits = model(
-                input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([start])
-            ).logits[0]
-            assert logits[: len(made.ids)].argmax(-1).tolist() == made.ids
-            break
-        assert int(model(input_ids=whole).logits[0, -1].argmax()) == token
-        whole = torch.cat([whole, torch.tensor([[token]])], dim=1)
+    if name in SEQ2SEQ:
+        start = [cast(Any, backend).start_id, *made.ids]
+        logits = model(
+            input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([start])
+        ).logits[0]
+    else:
+        whole = torch.tensor([prompt + made.ids])
+        logits = model(input_ids=whole).logits[0, len(prompt) - 1 :]
+    logits = logits[: made.tokens]
+    assert logits.argmax(-1)[: len(made.ids)].tolist() == made.ids
+    best, second = logits.log_softmax(-1).topk(2).values.T
+    assert made.margin == pytest.approx(float((best - second).min()), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "gpt2", "llama"])
@@ -188,6 +197,44 @@ def test_gradient_agrees_with_a_finite_difference(load: Load, name: str) -> None
 
     measured = (loss(step) - loss(-step)) / (2 * step)
     assert measured == pytest.approx(gradient[token, axis], rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "gpt2", "llama"])
+def test_gradients_at_shifted_embeddings(load: Load, name: str) -> None:
+    """Along the gradient itself, at embeddings that are no token's."""
+    target = load(name)
+    texts, goals = TEXTS[:3], OUTPUTS[:3]
+    plain = gradients(target, texts, goals).items
+    rng = np.random.default_rng(0)
+    shifts = tuple(rng.normal(0, 0.1, item.gradient.shape).astype(np.float32) for item in plain)
+
+    def at(moved: tuple[FloatArray, ...]) -> tuple[TokenGradient, ...]:
+        return cast(Gradients, target.answer(Gradient(texts, goals, moved))).items
+
+    found = at(shifts)
+    norms = [float(np.linalg.norm(item.gradient)) for item in found]
+    steps = [5e-4 * item.gradient / norm for item, norm in zip(found, norms, strict=True)]
+    up = at(tuple(shift + step for shift, step in zip(shifts, steps, strict=True)))
+    down = at(tuple(shift - step for shift, step in zip(shifts, steps, strict=True)))
+    measured = [(one.loss - other.loss) / 1e-3 for one, other in zip(up, down, strict=True)]
+    assert measured == pytest.approx(norms, rel=0.03)
+
+    unmoved = at(tuple(np.zeros_like(shift) for shift in shifts))
+    for before, same, moved in zip(plain, unmoved, found, strict=True):
+        assert same.loss == pytest.approx(before.loss, abs=1e-6)
+        np.testing.assert_allclose(same.gradient, before.gradient, atol=1e-6)
+        assert abs(moved.loss - before.loss) > 1e-3
+        assert moved.probabilities is None
+
+
+@pytest.mark.parametrize("name", ["t5", "gpt2"])
+def test_shifts_that_do_not_fit_are_refused(name: str) -> None:
+    target = in_memory(name)
+    shift = np.zeros((3, 32), dtype=np.float32)
+    with pytest.raises(ValueError, match="1 texts have 2 shifts"):
+        target.answer(Gradient(TEXTS[:1], OUTPUTS[:1], (shift, shift)))
+    with pytest.raises(ValueError, match=r"shift 1 has shape \(3, 32\).*tokens of width 32"):
+        target.answer(Gradient(TEXTS[:1], OUTPUTS[:1], (shift,)))
 
 
 def test_the_score_is_the_sum_of_the_models_log_probabilities() -> None:
@@ -253,6 +300,9 @@ def test_a_forced_first_token_is_generated_and_scored_as_the_model_sees_it() -> 
     prompts = [prompt.ids for prompt in backend.encode_prompts(TEXTS)]
     made = backend.generate(prompts, NEW)
     assert all(item.ids[0] == 0 for item in made)
+    # What was forced had no rival, what came after it had.
+    assert all(item.margin == np.inf for item in backend.generate(prompts, 1))
+    assert all(item.margin < np.inf for item in made)
     # Scored as outputs of NEW tokens and an end, less the end's part: the prefix alone.
     for prompt, item in zip(prompts, made, strict=True):
         model = cast(Any, backend).module

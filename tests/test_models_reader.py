@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from robustlab.errors import UserError
 from robustlab.models.builtin import merge_parameters
 from robustlab.models.reader import Reader, ReaderConfig, new_reader, read_config, read_layout
+from robustlab.models.reader_backend import ReaderBackend
+from robustlab.models.target import FloatArray
 
 CLS, SEP, MASK = 101, 102, 103
 
@@ -60,7 +63,7 @@ def test_layout_restarts_positions_after_the_question() -> None:
 def test_generation_agrees_with_teacher_forcing(kind: str) -> None:
     reader = tiny(kind)
     ids = padded([prompt(kind, [5, 6], [7, 8, 9], [10, 11]), prompt(kind, [12], [13, 14])])
-    tokens, log_probs = reader.generate(ids, 7)
+    tokens, log_probs, _ = reader.generate(ids, 7)
     scored = reader.token_log_probs(ids, tokens).sum(1)
     torch.testing.assert_close(scored, log_probs, rtol=1e-4, atol=1e-4)
 
@@ -68,12 +71,31 @@ def test_generation_agrees_with_teacher_forcing(kind: str) -> None:
 def test_a_row_does_not_depend_on_its_batch(kind: str) -> None:
     reader = tiny(kind)
     rows = [prompt(kind, [5, 6], [7, 8, 9], [10, 11, 12, 13]), prompt(kind, [14], [15, 16])]
-    together, sums = reader.generate(padded(rows), 5)
+    together, sums, margins = reader.generate(padded(rows), 5)
     for number, row in enumerate(rows):
-        alone, single = reader.generate(padded([row]), 5)
+        alone, single, margin = reader.generate(padded([row]), 5)
         width = alone.shape[1]
         assert together[number, :width].tolist() == alone[0].tolist()
         torch.testing.assert_close(sums[number : number + 1], single, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(margins[number : number + 1], margin, rtol=1e-4, atol=1e-4)
+
+
+def test_the_margin_is_the_smallest_lead_over_the_second_best_token(kind: str) -> None:
+    """Found again by trying every token at every place of the answer, teacher-forced."""
+    reader = tiny(kind)
+    ids = torch.tensor([prompt(kind, [5, 6], [7, 8, 9])])
+    tokens, _, margins = reader.generate(ids, 4)
+    answer = [token for token in tokens[0].tolist() if token]
+    vocabulary = reader.config.vocab_size - 1
+    leads = []
+    for place in range(len(answer)):
+        # Padding counts as no token in an answer, so it is left out.
+        tried = [[*answer[:place], token] for token in range(1, vocabulary + 1)]
+        found = reader.token_log_probs(ids.expand(vocabulary, -1), torch.tensor(tried))[:, place]
+        best, second = found.topk(2).values.tolist()
+        leads.append(best - second)
+    assert len(leads) > 1
+    assert float(margins[0]) == pytest.approx(min(leads), abs=1e-4)
 
 
 def test_passages_do_not_see_each_other_in_the_decoder_only_reader() -> None:
@@ -112,28 +134,42 @@ def test_copying_follows_a_span() -> None:
         reader.head.follow.fill_(50.0)
         reader.head.gate.weight.zero_()
         reader.head.gate.bias.fill_(20.0)
-    tokens, _ = reader.generate(torch.tensor([prompt("causal", [5], [21, 22, 23, 24, 25])]), 3)
+    tokens, _, _ = reader.generate(torch.tensor([prompt("causal", [], [21, 22, 23, 24, 25])]), 3)
     answer = tokens[0].tolist()
-    text = [5, 21, 22, 23, 24, 25]
+    text = [21, 22, 23, 24, 25]
     start = text.index(answer[0])
     expected = text[start : start + 3]
     assert answer[: len(expected)] == expected
 
 
-def test_gradient_at_given_embeddings_matches_a_finite_difference(kind: str) -> None:
-    reader = tiny(kind).double()
-    ids = torch.tensor([prompt(kind, [5, 6], [7, 8, 9])])
-    answer = torch.tensor([[8, SEP]])
-    words = reader.embedding.word(ids).detach().requires_grad_(True)
-    loss = -reader.token_log_probs(ids, answer, words).sum()
-    (gradient,) = torch.autograd.grad(loss, words)
-    step = 1e-3
-    moved = [words.detach().clone(), words.detach().clone()]
-    moved[0][0, 4, 2] += step
-    moved[1][0, 4, 2] -= step
-    up, down = (-reader.token_log_probs(ids, answer, place).sum() for place in moved)
-    assert float((up - down).detach() / (2 * step)) == pytest.approx(
-        float(gradient[0, 4, 2]), rel=0.02
+def test_gradients_and_shifts_of_the_backend_match_a_finite_difference(kind: str) -> None:
+    """Along the gradient itself, at embeddings that are no token's."""
+    backend = ReaderBackend(tiny(kind), None, torch.device("cpu"))
+    prompts = [prompt(kind, [5, 6], [7, 8, 9]), prompt(kind, [10], [11, 12])]
+    outputs = [[8], [11, 12]]
+    rng = np.random.default_rng(0)
+    shifts = [rng.normal(0, 0.2, (len(ids), 24)).astype(np.float32) for ids in prompts]
+
+    def losses(amount: float, directions: list[FloatArray]) -> list[float]:
+        moved = [shift + amount * way for shift, way in zip(shifts, directions, strict=True)]
+        return [item.loss for item in backend.gradient(prompts, outputs, moved)]
+
+    found = backend.gradient(prompts, outputs, shifts)
+    norms = [float(np.linalg.norm(item.gradient)) for item in found]
+    ways = [item.gradient / norm for item, norm in zip(found, norms, strict=True)]
+    up, down = losses(1e-2, ways), losses(-1e-2, ways)
+    measured = [(above - below) / 2e-2 for above, below in zip(up, down, strict=True)]
+    assert measured == pytest.approx(norms, rel=0.03)
+
+    plain = backend.gradient(prompts, outputs)
+    unmoved = backend.gradient(prompts, outputs, [np.zeros_like(shift) for shift in shifts])
+    for one, other, moved in zip(plain, unmoved, found, strict=True):
+        assert other.loss == pytest.approx(one.loss, abs=1e-6)
+        np.testing.assert_allclose(other.gradient, one.gradient, atol=1e-6)
+        assert abs(moved.loss - one.loss) > 1e-3
+    score = backend.score(prompts, outputs)
+    assert [-item.loss * n for item, n in zip(plain, (2, 3), strict=True)] == pytest.approx(
+        score.tolist(), abs=1e-4
     )
 
 

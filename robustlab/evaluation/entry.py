@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from robustlab.data import load_corpus, load_labelled, sample, select_split
-from robustlab.data.records import Corpus, Passage, Question, content_hash
+from robustlab.data import load_labelled, sample
+from robustlab.data.questions import QuestionSet, check_answers, check_gold, load_questions
 from robustlab.errors import UserError
 from robustlab.evaluation.classification import (
     classification_outcomes,
     summarise_classification,
 )
 from robustlab.evaluation.generation import (
-    check_answers,
     generation_outcomes,
     summarise_answers,
 )
 from robustlab.evaluation.rag import rag_outcomes, summarise_rag
-from robustlab.evaluation.retrieval import check_gold, retrieval_outcomes, summarise_retrieval
+from robustlab.evaluation.retrieval import retrieval_outcomes, summarise_retrieval
 from robustlab.metrics.intervals import Estimate
 from robustlab.models.labels import align_labels
 from robustlab.models.load import load_target
@@ -133,9 +132,16 @@ def evaluate(
     arguments = {name: value for name, value in locals().items() if name != "progress"}
     named = {name: column for name, column in (columns or {}).items() if column is not None}
 
-    def questions() -> _Questions:
-        specs = (corpus or data_spec, data_spec or corpus)
-        return _load_questions(*specs, split, limit, seed, named, skip_bad_rows)
+    def questions() -> QuestionSet:
+        return load_questions(
+            corpus,
+            data_spec,
+            split=split,
+            limit=limit,
+            seed=seed,
+            columns=named,
+            skip_bad_rows=skip_bad_rows,
+        )
 
     if target_spec == "rag":
         if kind is not None:
@@ -208,72 +214,6 @@ def evaluate(
     return EvaluationResult(job.kind, run.path, estimates, summary)
 
 
-@dataclass(frozen=True, slots=True)
-class _Questions:
-    """The questions to ask, and the corpus to ask them of."""
-
-    corpus: Corpus
-    name: str
-    items: tuple[Question, ...]
-    passages: Mapping[str, Passage]
-    data: Mapping[str, Any]
-
-
-def _load_questions(
-    corpus_spec: str | None,
-    data_spec: str | None,
-    split: str | None,
-    limit: int | None,
-    seed: int,
-    columns: Mapping[str, str],
-    skip_bad_rows: bool,
-) -> _Questions:
-    if corpus_spec is None or data_spec is None:
-        raise UserError("there are no questions to ask: name a corpus with --corpus")
-    unfit = {"pair_column", "label_column"} & columns.keys()
-    if unfit:
-        option = min(unfit).replace("_", "-")
-        raise UserError(f"--{option} is for labelled data, and {corpus_spec} is read as a corpus")
-    corpus = load_corpus(corpus_spec, skip_bad_rows=skip_bad_rows, **columns)
-    source = corpus
-    if data_spec != corpus_spec:
-        source = load_corpus(data_spec, skip_bad_rows=skip_bad_rows, **columns)
-    chosen, available = select_split(source, split)
-    items = sample(available, limit, seed)
-    data = {
-        "spec": data_spec,
-        "name": source.name,
-        "split": chosen,
-        "items": len(items),
-        "available": len(available),
-        "skipped_rows": source.skipped_rows,
-        "fingerprint": _fingerprint(available),
-        "corpus": {
-            "spec": corpus_spec,
-            "name": corpus.name,
-            "passages": len(corpus.passages),
-            "skipped_rows": corpus.skipped_rows,
-            "fingerprint": corpus.fingerprint(),
-        },
-    }
-    passages = {passage.id: passage for passage in corpus.passages}
-    return _Questions(corpus, source.name, items, passages, data)
-
-
-def _fingerprint(questions: Sequence[Question]) -> str:
-    """Hash of ids, texts, answers and gold passages of a split, in order."""
-    return content_hash(
-        part
-        for question in questions
-        for part in (
-            question.id,
-            question.text,
-            content_hash(question.answers),
-            content_hash(question.gold),
-        )
-    )
-
-
 def _describe(target: Target) -> dict[str, Any]:
     return {**target.describe(), "fingerprint": target.fingerprint()}
 
@@ -285,7 +225,7 @@ def _relevance_judge(retriever: Retriever, device: str, dtype: str) -> SentenceE
     return SentenceEncoder.load(BUILTIN, device=device, dtype=dtype)
 
 
-def _rag_job(asked: _Questions, pipeline: RagPipeline, judge: Target) -> _Job:
+def _rag_job(asked: QuestionSet, pipeline: RagPipeline, judge: Target) -> _Job:
     return _Job(
         kind=pipeline.kind,
         data=asked.data,
@@ -296,7 +236,7 @@ def _rag_job(asked: _Questions, pipeline: RagPipeline, judge: Target) -> _Job:
     )
 
 
-def _retrieval_job(asked: _Questions, spec: str, retriever: Retriever, top_k: int) -> _Job:
+def _retrieval_job(asked: QuestionSet, spec: str, retriever: Retriever, top_k: int) -> _Job:
     return _Job(
         kind="retriever",
         data=asked.data,
@@ -313,7 +253,7 @@ def _retrieval_job(asked: _Questions, spec: str, retriever: Retriever, top_k: in
 
 
 def _generation_job(
-    asked: _Questions, generator: Generator, template: PromptTemplate, max_new_tokens: int
+    asked: QuestionSet, generator: Generator, template: PromptTemplate, max_new_tokens: int
 ) -> _Job:
     return _Job(
         kind=generator.kind,

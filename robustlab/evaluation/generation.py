@@ -11,20 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from robustlab.data.records import Passage, Question
-from robustlab.errors import UserError
 from robustlab.evaluation._chunks import chunks
 from robustlab.metrics.answers import exact_match, token_f1
 from robustlab.metrics.grounding import is_refusal
 from robustlab.metrics.intervals import Estimate, mean_estimate, rate
 from robustlab.metrics.text import corpus_bleu, perplexity, rouge
+from robustlab.models.prompt import PromptTemplate
 from robustlab.models.target import Generate, Generations, Score, Scores
 from robustlab.rag.context import Generator, build_contexts
-from robustlab.rag.prompt import PromptTemplate
 
 __all__ = [
     "AnswerRecord",
     "Written",
-    "check_answers",
     "generation_outcomes",
     "judge_answer",
     "score_gold",
@@ -44,19 +42,6 @@ class Written(NamedTuple):
 
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
-
-
-def check_answers(questions: Sequence[Question], name: str) -> None:
-    """Refuse questions that nothing can be judged on.
-
-    Raises:
-        UserError: no question has an answer.
-    """
-    if not any(question.answers for question in questions):
-        raise UserError(
-            f"{name} states no answers to its questions, so answers cannot be judged; "
-            "evaluate the retriever on it, with --target builtin:retriever"
-        )
 
 
 def generation_outcomes(

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustlab.data.records import Question
-from robustlab.errors import UserError
 from robustlab.evaluation._chunks import chunks
 from robustlab.metrics.intervals import Estimate, mean_estimate, rate
 from robustlab.metrics.retrieval import (
@@ -21,7 +20,6 @@ from robustlab.retrieval import Hit, Retriever
 __all__ = [
     "CUTOFFS",
     "DEPTH",
-    "check_gold",
     "ranking",
     "retrieval_outcomes",
     "summarise_retrieval",
@@ -32,19 +30,6 @@ CUTOFFS = (1, 3, 5, 10)
 
 DEPTH = 10
 """How deep nDCG@10 and MRR look."""
-
-
-def check_gold(questions: Sequence[Question], known: Mapping[str, object], name: str) -> None:
-    """Refuse questions on which no retrieval can be judged.
-
-    Raises:
-        UserError: no question has a gold passage among the passages of the corpus.
-    """
-    if not any(key in known for question in questions for key in question.gold):
-        raise UserError(
-            f"no question of {name} has a gold passage in the corpus, so retrieval cannot be "
-            "judged; give the corpus that its qrels belong to"
-        )
 
 
 def retrieval_outcomes(

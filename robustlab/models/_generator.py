@@ -9,17 +9,19 @@ building the response.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustlab.errors import UserError
 from robustlab.models._describe import describe_module
+from robustlab.models._gradients import InputGradient, checked_shifts
 from robustlab.models.batching import DEFAULT_BATCH_TOKENS, pack
 from robustlab.models.fingerprint import fingerprint
+from robustlab.models.prefixes import share_prefixes
 from robustlab.models.target import (
+    FloatArray,
     Generate,
     Generations,
     Gradient,
@@ -29,7 +31,9 @@ from robustlab.models.target import (
     Score,
     Scores,
     TokenGradient,
+    Vocabulary,
 )
+from robustlab.models.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +44,16 @@ __all__ = [
     "Generated",
     "GeneratorBackend",
     "GeneratorTarget",
-    "InputGradient",
+    "PrefixScorer",
+    "ReadPrefix",
 ]
 
 UNLIMITED = sys.maxsize
 """The limit of a model that states none (relative positions, no tokenizer limit)."""
+
+# How many tokens of a shared prefix weigh as much in a batch as one that is computed: their keys
+# and values take memory in every row.
+_PREFIX_DISCOUNT = 8
 
 
 class EncodedPrompt(NamedTuple):
@@ -63,19 +72,27 @@ class Generated(NamedTuple):
 
     ``ids``: its tokens without the end token. ``log_prob``: summed over these and, where the
     model ended by itself, its end token. ``tokens``: how many tokens that sum has: ``len(ids)``
-    plus one if the end token was generated.
+    plus one if the end token was generated. ``margin``: the smallest lead in log-probability that
+    one of these tokens had over the second best one; infinite where there was no choice.
     """
 
     ids: list[int]
     log_prob: float
     tokens: int
+    margin: float
 
 
-class InputGradient(NamedTuple):
-    """Loss of one item, and its gradient at the prompt's embeddings, float32 (T, width)."""
+class PrefixScorer(Protocol):
+    """Scores many outputs behind one beginning of a prompt, which was read once."""
 
-    loss: float
-    gradient: NDArray[np.float32]
+    def score(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """As :meth:`GeneratorBackend.score`; ``prompt_ids`` are what follows the beginning."""
+
+
+ReadPrefix: TypeAlias = Callable[[list[int]], PrefixScorer]
+"""Reads the first tokens of prompts; each prompt must have at least one token more."""
 
 
 class GeneratorBackend(Protocol):
@@ -104,6 +121,22 @@ class GeneratorBackend(Protocol):
     @property
     def shared_window(self) -> bool:
         """Whether prompt and output together must fit ``max_input_tokens`` (decoder-only)."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer of the prompts."""
+
+    @property
+    def input_layer(self) -> torch.nn.Embedding:
+        """The token embedding layer that reads the prompts."""
+
+    @property
+    def read_prefix(self) -> ReadPrefix | None:
+        """Reads a beginning that many prompts share; None if the model cannot go on from one.
+
+        It can if what it computes for a token depends on the tokens before it only, and is kept
+        in a cache of plain keys and values.
+        """
 
     def encode_prompts(
         self, prompts: Sequence[str], *, with_offsets: bool = False
@@ -137,13 +170,17 @@ class GeneratorBackend(Protocol):
         """
 
     def gradient(
-        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+        self,
+        prompt_ids: Sequence[list[int]],
+        output_ids: Sequence[list[int]],
+        shifts: Sequence[FloatArray] = (),
     ) -> list[InputGradient]:
         """Loss and its gradient at the embeddings of the prompt's tokens, for each row.
 
         The loss of a row is ``-score / (len(output) + 1)``, the mean cross-entropy over the
         output's tokens and the end token. (T, width) has one row for each prompt token, taken
-        at the output of the token embedding layer, before positions are added.
+        at the output of the token embedding layer, before positions are added. ``shifts``, one
+        of shape (T, width) for each prompt if any, are added there.
         """
 
 
@@ -163,6 +200,7 @@ class GeneratorTarget:
         self._spec = spec
         self._backend = backend
         self._batch_tokens = batch_tokens
+        self._vocabulary: Vocabulary | None = None
 
     @property
     def spec(self) -> str:
@@ -201,6 +239,13 @@ class GeneratorTarget:
     def describe(self) -> Mapping[str, Any]:
         """What goes into the manifest."""
         return describe_module(self._spec, self.kind, self._backend.module)
+
+    def vocabulary(self) -> Vocabulary:
+        """Tokens of prompts and their embeddings, as they are at the first call."""
+        if self._vocabulary is None:
+            backend = self._backend
+            self._vocabulary = read_vocabulary(backend.tokenizer, backend.input_layer)
+        return self._vocabulary
 
     @property
     def max_input_tokens(self) -> int:
@@ -246,6 +291,7 @@ class GeneratorTarget:
             texts=tuple(text.strip() for text in texts),
             log_probs=np.array([item.log_prob for item in ordered], dtype=np.float32),
             tokens=np.array([item.tokens for item in ordered], dtype=np.int64),
+            margins=np.array([item.margin for item in ordered], dtype=np.float32),
         )
 
     def _score(self, request: Score) -> Scores:
@@ -255,8 +301,25 @@ class GeneratorTarget:
             )
         prompts = [prompt.ids for prompt in self._backend.encode_prompts(request.prompts)]
         outputs = self._encode_outputs(request.prompts, request.outputs)
+        lengths = self._pair_lengths(prompts, outputs)
         log_probs = np.zeros(len(prompts), dtype=np.float32)
-        for rows in self._pack_pairs(prompts, outputs):
+        alone = list(range(len(prompts)))
+        read_prefix = self._backend.read_prefix
+        if read_prefix is not None:
+            groups, alone = share_prefixes(prompts, lengths)
+            for group in groups:
+                cut = group.length
+                scorer = read_prefix(prompts[group.rows[0]][:cut])
+                # A token of the prefix is kept and attended to by every row, but computed once.
+                sizes = [lengths[i] - cut + -(-cut // _PREFIX_DISCOUNT) for i in group.rows]
+                for batch in pack(sizes, self._batch_tokens):
+                    rows = [group.rows[place] for place in batch]
+                    sums = scorer.score(
+                        [prompts[i][cut:] for i in rows], [outputs[i] for i in rows]
+                    )
+                    log_probs[rows] = sums.cpu().numpy()
+        for batch in pack([lengths[i] for i in alone], self._batch_tokens):
+            rows = [alone[place] for place in batch]
             sums = self._backend.score([prompts[i] for i in rows], [outputs[i] for i in rows])
             log_probs[rows] = sums.cpu().numpy()
         tokens = np.array([len(output) + 1 for output in outputs], dtype=np.int64)
@@ -272,9 +335,15 @@ class GeneratorTarget:
         encoded = self._backend.encode_prompts(texts, with_offsets=True)
         prompts = [prompt.ids for prompt in encoded]
         outputs = self._encode_outputs(texts, goals)
+        lengths = self._pair_lengths(prompts, outputs)
+        shifts = checked_shifts(request, [len(row) for row in prompts], self._backend.input_layer)
         items: dict[int, TokenGradient] = {}
-        for rows in self._pack_pairs(prompts, outputs):
-            found = self._backend.gradient([prompts[i] for i in rows], [outputs[i] for i in rows])
+        for rows in pack(lengths, self._batch_tokens):
+            found = self._backend.gradient(
+                [prompts[i] for i in rows],
+                [outputs[i] for i in rows],
+                [shifts[i] for i in rows] if shifts else (),
+            )
             for i, item in zip(rows, found, strict=True):
                 items[i] = TokenGradient(
                     loss=item.loss,
@@ -287,12 +356,12 @@ class GeneratorTarget:
     def _encode_outputs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[list[int]]:
         return self._backend.encode_outputs(prompts, outputs) if outputs else []
 
-    def _pack_pairs(
+    def _pair_lengths(
         self, prompts: Sequence[list[int]], outputs: Sequence[list[int]]
-    ) -> list[list[int]]:
+    ) -> list[int]:
+        """Tokens of prompts with their outputs and end tokens, refused if they do not fit."""
         self._check_fit(prompts, [len(output) + 1 for output in outputs])
-        lengths = [len(p) + len(o) + 1 for p, o in zip(prompts, outputs, strict=True)]
-        return pack(lengths, self._batch_tokens)
+        return [len(p) + len(o) + 1 for p, o in zip(prompts, outputs, strict=True)]
 
     def _check_fit(self, prompts: Sequence[list[int]], output_tokens: Sequence[int]) -> None:
         """Refuse the request if any prompt, with its output, is beyond the model's limits."""

@@ -1,22 +1,22 @@
-"""What all targets around Hugging Face models share: preparing, padding, tapping, generating."""
+"""What all targets around Hugging Face models share: preparing, padding, generating, scoring."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robustlab.errors import UserError
-from robustlab.models._generator import UNLIMITED, EncodedPrompt, Generated, InputGradient
+from robustlab.models._generator import UNLIMITED, EncodedPrompt, Generated
+from robustlab.models._gradients import InputGradient, output_gradients
+from robustlab.models.target import FloatArray
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "EmbeddingTap",
     "GreedyRecorder",
     "TransformersGenerator",
     "encode",
@@ -114,69 +114,32 @@ def pad_batch(
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-class EmbeddingTap:
-    """Makes the first output of an embedding layer a leaf that collects a gradient.
-
-    Used as a context manager around one forward pass. Unlike ``inputs_embeds`` it lets the
-    model see its token ids, from which some derive positions (RoBERTa) or the place of the
-    last token (decoder-only classifiers). Encoder-decoder models whose two halves share one
-    layer call the encoder first; the decoder's call passes through untouched.
-    """
-
-    def __init__(self, layer: torch.nn.Module) -> None:
-        self._layer = layer
-        self._leaf: torch.Tensor | None = None
-
-    def __enter__(self) -> EmbeddingTap:
-        """Hook the layer."""
-        self._handle = self._layer.register_forward_hook(self._replace)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Take the hook away again."""
-        self._handle.remove()
-
-    def _replace(
-        self, module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor
-    ) -> torch.Tensor:
-        if self._leaf is not None:
-            return output
-        self._leaf = output.detach().requires_grad_(True)
-        return self._leaf
-
-    @property
-    def gradient(self) -> torch.Tensor:
-        """After ``backward``: float32 on the CPU, shape (batch, tokens, width)."""
-        if self._leaf is None or self._leaf.grad is None:
-            raise RuntimeError("the loss does not depend on the tapped embedding layer")
-        return self._leaf.grad.float().cpu()
-
-
 class GreedyRecorder:
-    """A logits processor that chooses greedily and notes each choice's log-probability.
+    """A logits processor that chooses greedily and notes each choice's log-probability and lead.
 
-    The log-probability is that of the raw logits. Keeping it step by step costs a number a row,
-    where ``output_logits`` would keep the whole vocabulary for every step.
+    The log-probability is that of the raw logits; the lead is the difference to the second best
+    token's, infinite where the choice was forced. Keeping them step by step costs two numbers a
+    row, where ``output_logits`` would keep the whole vocabulary for every step.
     """
 
     def __init__(self, forced_first: int | None) -> None:
         self._forced_first = forced_first
         self._steps: list[torch.Tensor] = []
+        self._leads: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Raw logits (batch, vocabulary) in; the same with the choice on top out."""
         import torch
 
+        log_probs = scores.float().log_softmax(dim=-1)
         choice = scores.argmax(dim=-1, keepdim=True)
+        best, second = log_probs.topk(2, dim=-1).values.unbind(-1)
+        lead = best - second
         if self._forced_first is not None and not self._steps:
             choice = torch.full_like(choice, self._forced_first)
-        raw = scores.float()
-        self._steps.append(raw.gather(-1, choice).squeeze(-1) - raw.logsumexp(dim=-1))
+            lead = torch.full_like(lead, torch.inf)
+        self._leads.append(lead)
+        self._steps.append(log_probs.gather(-1, choice).squeeze(-1))
         return torch.full_like(scores, -torch.inf).scatter(-1, choice, 0.0)
 
     def log_probs(self) -> torch.Tensor:
@@ -184,6 +147,12 @@ class GreedyRecorder:
         import torch
 
         return torch.stack(self._steps, dim=1).cpu()
+
+    def leads(self) -> torch.Tensor:
+        """Float32 on the CPU, shape (batch, steps)."""
+        import torch
+
+        return torch.stack(self._leads, dim=1).cpu()
 
 
 class TransformersGenerator(ABC):
@@ -257,24 +226,23 @@ class TransformersGenerator(ABC):
             return self.log_probs(prompt_ids, output_ids)
 
     def gradient(
-        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+        self,
+        prompt_ids: Sequence[list[int]],
+        output_ids: Sequence[list[int]],
+        shifts: Sequence[FloatArray] = (),
     ) -> list[InputGradient]:
         """See :meth:`GeneratorBackend.gradient`."""
-        import torch
-
-        with torch.enable_grad(), EmbeddingTap(self.input_layer) as tap:
-            counts = torch.tensor([len(row) + 1 for row in output_ids], device=self.device)
-            losses = -self.log_probs(prompt_ids, output_ids) / counts
-            # Rows do not touch each other, so the sum's gradient is each row's own.
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-        return [
-            InputGradient(loss, gradient[: len(row)].clone().numpy())
-            for loss, gradient, row in zip(losses.tolist(), tap.gradient, prompt_ids, strict=True)
-        ]
+        return output_gradients(
+            self.input_layer,
+            lambda: self.log_probs(prompt_ids, output_ids),
+            prompt_ids,
+            output_ids,
+            shifts,
+        )
 
     @property
     @abstractmethod
-    def input_layer(self) -> torch.nn.Module:
+    def input_layer(self) -> torch.nn.Embedding:
         """The token embedding layer that reads the prompt."""
 
     @abstractmethod
@@ -298,12 +266,13 @@ class TransformersGenerator(ABC):
                 max_new_tokens=max_new_tokens,
                 logits_processor=LogitsProcessorList([recorder]),
             )
-        log_probs = recorder.log_probs()
+        rows = sequences[:, skip:].tolist()
         results = []
-        for row, steps in zip(sequences[:, skip:].tolist(), log_probs, strict=True):
+        for row, steps, leads in zip(rows, recorder.log_probs(), recorder.leads(), strict=True):
             ended = next((i for i, token in enumerate(row) if token in self._ends), None)
             tokens = len(row) if ended is None else ended + 1
-            results.append(Generated(row[:ended], float(steps[:tokens].sum()), tokens))
+            log_prob, margin = float(steps[:tokens].sum()), float(leads[:tokens].min())
+            results.append(Generated(row[:ended], log_prob, tokens, margin))
         return results
 
 
@@ -317,17 +286,17 @@ def output_log_probs(
     """
     import torch
 
-    rows = [i for i, target in enumerate(targets) for _ in target]
+    positions = logits.shape[1]
     places = [
-        start + step
-        for start, target in zip(starts, targets, strict=True)
+        row * positions + start + step
+        for row, (start, target) in enumerate(zip(starts, targets, strict=True))
         for step in range(len(target))
     ]
-    tokens = [token for target in targets for token in target]
-    chosen = logits[
-        torch.tensor(rows, device=logits.device), torch.tensor(places, device=logits.device)
-    ].float()
-    token_index = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
-    log_probs = chosen.gather(-1, token_index).squeeze(-1) - chosen.logsumexp(dim=-1)
+    flat = logits.flatten(0, 1)
+    # Rows of one length that were cut to their targets have nothing else: spare them the copy.
+    if len(places) < len(flat):
+        flat = flat[torch.tensor(places, device=logits.device)]
+    tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
+    log_probs = -torch.nn.functional.cross_entropy(flat.float(), tokens, reduction="none")
     parts = torch.split(log_probs, [len(target) for target in targets])
     return torch.stack([part.sum() for part in parts])

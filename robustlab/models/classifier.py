@@ -10,7 +10,8 @@ import numpy as np
 from robustlab.errors import UserError
 from robustlab.models._describe import describe_module
 from robustlab.models._generator import UNLIMITED
-from robustlab.models._transformers import EmbeddingTap, pad_batch, position_limit, settle
+from robustlab.models._gradients import EmbeddingTap, checked_shifts
+from robustlab.models._transformers import pad_batch, position_limit, settle
 from robustlab.models.batching import DEFAULT_BATCH_TOKENS, pack
 from robustlab.models.fingerprint import fingerprint
 from robustlab.models.target import (
@@ -22,7 +23,9 @@ from robustlab.models.target import (
     Response,
     TextInput,
     TokenGradient,
+    Vocabulary,
 )
+from robustlab.models.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +101,7 @@ class ClassifierTarget:
             pad = tokenizer.pad_token_id
             config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
         self._pad_id: int = config.pad_token_id or 0
+        self._vocabulary: Vocabulary | None = None
 
     @property
     def spec(self) -> str:
@@ -137,6 +141,17 @@ class ClassifierTarget:
         """What goes into the manifest."""
         return describe_module(self._spec, self.kind, self._model)
 
+    def vocabulary(self) -> Vocabulary:
+        """Tokens and their embeddings, as they are at the first call."""
+        if self._vocabulary is None:
+            self._vocabulary = read_vocabulary(self._tokenizer, self._input_layer)
+        return self._vocabulary
+
+    @property
+    def _input_layer(self) -> torch.nn.Embedding:
+        layer: torch.nn.Embedding = self._model.get_input_embeddings()
+        return layer
+
     def _predict(self, request: Predict) -> Predictions:
         import torch
 
@@ -153,24 +168,26 @@ class ClassifierTarget:
 
         goals = self._classes(request)
         texts = self._encode(request.texts, with_offsets=True)
+        shifts = checked_shifts(request, [len(text.ids) for text in texts], self._input_layer)
         items: dict[int, TokenGradient] = {}
         for rows in self._pack(texts):
             batch = [texts[i] for i in rows]
             wanted = torch.tensor([goals[i] for i in rows], device=self._device)
-            with torch.enable_grad(), EmbeddingTap(self._model.get_input_embeddings()) as tap:
-                losses = torch.nn.functional.cross_entropy(
-                    self._logits(batch), wanted, reduction="none"
-                )
+            moved = [shifts[i] for i in rows] if shifts else ()
+            with torch.enable_grad(), EmbeddingTap(self._input_layer, moved) as tap:
+                logits = self._logits(batch)
+                losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
                 # Rows do not touch each other, so the sum's gradient is each row's own.
                 losses.sum().backward()  # type: ignore[no-untyped-call]
-            for i, text, loss, gradient in zip(
-                rows, batch, losses.tolist(), tap.gradient, strict=True
-            ):
+            gradients = tap.gradients([len(text.ids) for text in batch])
+            probabilities = logits.detach().softmax(dim=-1).cpu().numpy()
+            for place, i in enumerate(rows):
                 items[i] = TokenGradient(
-                    loss=loss,
-                    token_ids=np.array(text.ids, dtype=np.int64),
-                    offsets=text.offsets,
-                    gradient=gradient[: len(text.ids)].clone().numpy(),
+                    loss=losses[place].item(),
+                    token_ids=np.array(batch[place].ids, dtype=np.int64),
+                    offsets=batch[place].offsets,
+                    gradient=gradients[place],
+                    probabilities=probabilities[place],
                 )
         return Gradients(tuple(items[i] for i in range(len(texts))))
 

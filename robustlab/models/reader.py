@@ -15,8 +15,10 @@ segment. A passage attends to the question and to itself, not to the other passa
 positions continue from the question's length, as if it were the only one (fusion in the decoder,
 Izacard & Grave 2021, arXiv:2007.01282; parallel context windows, Ratner et al. 2023,
 arXiv:2212.10947). So a model trained on few passages reads many, and the context may be longer
-than the 512 positions of MiniLM. In the decoder-only reader every mask is causal besides; the
-answer sees everything to its left.
+than the 512 positions of MiniLM. In the decoder-only reader every layer's mask is causal besides;
+the answer sees everything to its left. Its copy head reads the finished prompt once more, in both
+directions, before it chooses what to copy: a name at the head of a sentence is not known to be
+the answer before the sentence ends.
 
 Shapes: B batch, S context tokens, T answer tokens, W width, V vocabulary.
 """
@@ -34,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "Answers",
     "CausalReader",
     "Reader",
     "ReaderConfig",
@@ -126,6 +129,17 @@ def _split_heads(states: Tensor, heads: int) -> Tensor:
     """(B, S, W) -> (B, heads, S, W / heads)."""
     batch, length, width = states.shape
     return states.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+class Answers(NamedTuple):
+    """Greedy answers of a batch; the closing ``[SEP]`` is part of all three."""
+
+    tokens: Tensor
+    """(B, T), padded."""
+    log_probs: Tensor
+    """(B,), summed over the answer's tokens."""
+    margins: Tensor
+    """(B,), the smallest lead in log-probability that one of them had over the second best."""
 
 
 Cache: TypeAlias = tuple[Tensor, Tensor]
@@ -260,8 +274,8 @@ class CopyHead(nn.Module):
         # Most of a padded batch of answers is padding, and V is large: only real tokens pay.
         kept = answer != self.pad_token_id
         logits = self.vocabulary_logits(states[kept], words)
-        wanted = logits.gather(1, answer[kept].unsqueeze(1)).squeeze(1)
-        said = copied.new_zeros(answer.shape).masked_scatter(kept, wanted - logits.logsumexp(-1))
+        loss = F.cross_entropy(logits, answer[kept], reduction="none")
+        said = copied.new_zeros(answer.shape).masked_scatter(kept, -loss)
         gate = self.gate(states).float().squeeze(2)
         return torch.logaddexp(F.logsigmoid(gate) + copied, F.logsigmoid(-gate) + said)
 
@@ -281,6 +295,14 @@ def _causal(length: int, device: torch.device) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril().unsqueeze(0)
 
 
+def _block_mask(layout: Layout) -> Tensor:
+    """(B, S, S): each passage sees the question and itself, the question sees everything."""
+    segments, question = layout.segments, layout.segments == 0
+    mask = segments.unsqueeze(2) == segments.unsqueeze(1)
+    mask = mask | question.unsqueeze(1) | question.unsqueeze(2)
+    return mask & layout.real.unsqueeze(1)
+
+
 class Seq2SeqReader(nn.Module):
     """Encoder-decoder reader: a MiniLM encoder and a short decoder with cross-attention.
 
@@ -296,15 +318,11 @@ class Seq2SeqReader(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in config.decoder_init)
         self.head = CopyHead(config)
 
-    def encode(self, ids: Tensor, words: Tensor | None = None) -> tuple[Tensor, Layout]:
-        """Context states (B, S, W); ``words`` (B, S, W) replaces the looked-up embeddings."""
+    def encode(self, ids: Tensor) -> tuple[Tensor, Layout]:
+        """Context states (B, S, W), and what the tokens' positions mean."""
         layout = read_layout(ids, self.config)
-        segments, question = layout.segments, layout.segments == 0
-        mask = segments.unsqueeze(2) == segments.unsqueeze(1)
-        mask = (mask | question.unsqueeze(1) | question.unsqueeze(2)) & layout.real.unsqueeze(1)
-        states = self.embedding(
-            self.embedding.word(ids) if words is None else words, layout.positions
-        )
+        mask = _block_mask(layout)
+        states = self.embedding(self.embedding.word(ids), layout.positions)
         for layer in _encoder_layers(self.encoder):
             states = layer.attention(states, layer.attention.keys_values(states), mask)
             states = layer.feed_forward(states)
@@ -321,12 +339,12 @@ class Seq2SeqReader(nn.Module):
             states = layer.feed_forward(states)
         return states
 
-    def token_log_probs(self, ids: Tensor, answer: Tensor, words: Tensor | None = None) -> Tensor:
+    def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
         """Log-probability (B, T) of the answer's tokens; positions of padding are zero.
 
         ``answer`` holds the tokens with their closing ``[SEP]``, padded on the right.
         """
-        context, layout = self.encode(ids, words)
+        context, layout = self.encode(ids)
         last = F.pad(answer[:, :-1], (1, 0), value=self.config.cls_token_id)
         states = self._decode(last, context, layout.real)
         found = self.head.token_log_probs(
@@ -335,11 +353,8 @@ class Seq2SeqReader(nn.Module):
         return found * (answer != self.config.pad_token_id)
 
     @torch.inference_mode()
-    def generate(self, ids: Tensor, max_new_tokens: int) -> tuple[Tensor, Tensor]:
-        """Greedy answers (B, ≤ max_new_tokens), padded, and their summed log-probability (B,).
-
-        The closing ``[SEP]`` is part of the answer and of its log-probability.
-        """
+    def generate(self, ids: Tensor, max_new_tokens: int) -> Answers:
+        """Greedy answers of at most ``max_new_tokens`` tokens, the closing ``[SEP]`` included."""
         context, layout = self.encode(ids)
         words = self.embedding.word.weight
         across = [layer.cross.keys_values(context) for layer in _decoder_layers(self.decoder)]
@@ -365,14 +380,25 @@ class Seq2SeqReader(nn.Module):
 
 
 class CausalReader(nn.Module):
-    """Decoder-only reader: MiniLM layers under a causal mask, one sequence, tied embeddings."""
+    """Decoder-only reader: MiniLM layers under a causal mask, one sequence, tied embeddings.
+
+    ``reread`` is a layer of the copy head, not of the decoder: it sees the prompt's last states,
+    never the answer's, so that keys and values of the prompt stay what they are when an answer
+    is appended.
+    """
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = TokenEmbedding(config)
         self.encoder = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.reread = Layer(config)
         self.head = CopyHead(config)
+
+    def _context(self, states: Tensor, layout: Layout) -> Tensor:
+        """What the copy head chooses from: the prompt's states (B, S, W), read once more."""
+        cache = self.reread.attention.keys_values(states)
+        return self.reread.feed_forward(self.reread.attention(states, cache, _block_mask(layout)))
 
     def _mask(self, layout: Layout) -> Tensor:
         segments = layout.segments
@@ -385,7 +411,7 @@ class CausalReader(nn.Module):
             segments.shape[1], dtype=torch.bool, device=segments.device
         )
 
-    def token_log_probs(self, ids: Tensor, answer: Tensor, words: Tensor | None = None) -> Tensor:
+    def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
         """Log-probability (B, T) of the answer's tokens after the prompt; padding is zero.
 
         ``ids`` are prompts that end in ``[MASK]``, padded on the right; ``answer`` holds the
@@ -398,12 +424,7 @@ class CausalReader(nn.Module):
         place = lengths.unsqueeze(1) + torch.arange(answer.shape[1], device=ids.device)
         total = total.scatter(1, place, answer)
         layout = read_layout(total, config)
-        looked_up = self.embedding.word(total)
-        if words is not None:
-            prompt = torch.arange(total.shape[1], device=ids.device) < lengths.unsqueeze(1)
-            padded = F.pad(words, (0, 0, 0, answer.shape[1]))
-            looked_up = torch.where(prompt.unsqueeze(2), padded, looked_up)
-        states = self.embedding(looked_up, layout.positions)
+        states = self.embedding(self.embedding.word(total), layout.positions)
         mask = self._mask(layout)
         for layer in _encoder_layers(self.encoder):
             states = layer.attention(states, layer.attention.keys_values(states), mask)
@@ -411,18 +432,16 @@ class CausalReader(nn.Module):
         before = place - 1
         here = states.gather(1, before.unsqueeze(2).expand(-1, -1, states.shape[2]))
         context_layout = read_layout(ids, config)
+        context = self._context(states[:, :length], context_layout)
         found = self.head.token_log_probs(
-            here, total.gather(1, before), states[:, :length], ids, context_layout.copyable,
+            here, total.gather(1, before), context, ids, context_layout.copyable,
             self.embedding.word.weight, answer,
         )  # fmt: skip
         return found * (answer != config.pad_token_id)
 
     @torch.inference_mode()
-    def generate(self, ids: Tensor, max_new_tokens: int) -> tuple[Tensor, Tensor]:
-        """Greedy answers (B, ≤ max_new_tokens), padded, and their summed log-probability (B,).
-
-        The closing ``[SEP]`` is part of the answer and of its log-probability.
-        """
+    def generate(self, ids: Tensor, max_new_tokens: int) -> Answers:
+        """Greedy answers of at most ``max_new_tokens`` tokens, the closing ``[SEP]`` included."""
         config = self.config
         layout = read_layout(ids, config)
         mask = self._mask(layout)
@@ -433,7 +452,7 @@ class CausalReader(nn.Module):
             cache = layer.attention.keys_values(states)
             caches.append(cache)
             states = layer.feed_forward(layer.attention(states, cache, mask))
-        context = states
+        context = self._context(states, layout)
         end = layout.real.sum(1, keepdim=True) - 1
         here = states.gather(1, end.unsqueeze(2).expand(-1, -1, states.shape[2]))
         place = layout.positions.gather(1, end)
@@ -467,12 +486,13 @@ def _extend(cache: Cache | None, new: Cache) -> Cache:
 
 
 class _Greedy:
-    """Greedy search over a batch: takes distributions, remembers tokens and their sum."""
+    """Greedy search over a batch: takes distributions, remembers tokens, sums and margins."""
 
     def __init__(self, last: Tensor, config: ReaderConfig) -> None:
         self._config = config
         self._tokens: list[Tensor] = []
         self._total = torch.zeros(last.shape[0], device=last.device)
+        self._margin = torch.full_like(self._total, torch.inf)
         self._open = torch.ones_like(last, dtype=torch.bool).squeeze(1)
 
     @property
@@ -483,15 +503,18 @@ class _Greedy:
     def take(self, log_probs: Tensor) -> Tensor:
         """Append the best token of each open answer; returns the tokens, shape (B, 1)."""
         log_prob, token = log_probs.max(-1)
+        best, second = log_probs.topk(2).values.unbind(-1)
         self._total = self._total + log_prob * self._open
+        lead = (best - second).masked_fill(~self._open, torch.inf)
+        self._margin = torch.minimum(self._margin, lead)
         token = torch.where(self._open, token, self._config.pad_token_id)
         self._open = self._open & (token != self._config.sep_token_id)
         self._tokens.append(token)
         return token.unsqueeze(1)
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T) and summed log-probabilities (B,)."""
-        return torch.stack(self._tokens, 1), self._total
+    def result(self) -> Answers:
+        """What was taken."""
+        return Answers(torch.stack(self._tokens, 1), self._total, self._margin)
 
 
 def new_reader(config: ReaderConfig) -> Reader:
@@ -522,6 +545,8 @@ def from_minilm(config: ReaderConfig, bert: Mapping[str, Tensor], seed: int) -> 
     if isinstance(reader, Seq2SeqReader):
         for number, source in enumerate(config.decoder_init):
             state |= _layer_state(bert, source, f"decoder.{number}", cross=True)
+    else:
+        state |= _layer_state(bert, config.num_hidden_layers - 1, "reread", cross=False)
     head = {f"head.{name}": value for name, value in reader.head.state_dict().items()}
     reader.load_state_dict(state | head)
     return reader

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustlab.models._generator import EncodedPrompt, Generated, InputGradient
+from robustlab.models._generator import EncodedPrompt, Generated, ReadPrefix
+from robustlab.models._gradients import InputGradient, output_gradients
 from robustlab.models.causal import CausalTarget
 from robustlab.models.seq2seq import Seq2SeqTarget
+from robustlab.models.target import FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,7 @@ class ReaderBackend:
 
     def __init__(self, reader: Reader, tokenizer: Any, device: torch.device) -> None:
         self._reader = reader.to(device).eval().requires_grad_(False)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._device = device
 
     @property
@@ -55,6 +57,16 @@ class ReaderBackend:
         """The answer has positions of its own in both readers."""
         return False
 
+    @property
+    def input_layer(self) -> torch.nn.Embedding:
+        """The word embeddings."""
+        return self._reader.embedding.word
+
+    @property
+    def read_prefix(self) -> ReadPrefix | None:
+        """None: both readers read a prompt in both directions before they copy from it."""
+        return None
+
     def encode_prompts(
         self, prompts: Sequence[str], *, with_offsets: bool = False
     ) -> list[EncodedPrompt]:
@@ -65,7 +77,7 @@ class ReaderBackend:
             closing.append(config.mask_token_id)
         if not prompts:
             return []
-        found = self._tokenizer(
+        found = self.tokenizer(
             list(prompts),
             add_special_tokens=False,
             truncation=False,
@@ -83,7 +95,7 @@ class ReaderBackend:
 
     def encode_outputs(self, prompts: Sequence[str], outputs: Sequence[str]) -> list[list[int]]:
         """Tokens of the outputs alone."""
-        found = self._tokenizer(list(outputs), add_special_tokens=False, verbose=False)
+        found = self.tokenizer(list(outputs), add_special_tokens=False, verbose=False)
         return [list(ids) for ids in found["input_ids"]]
 
     def decode(self, prompts: Sequence[str], outputs: Sequence[list[int]]) -> list[str]:
@@ -100,18 +112,18 @@ class ReaderBackend:
                 span = source.offsets[start : start + len(ids)]
                 texts.append(prompt[span[0][0] : span[-1][1]])
             else:
-                texts.append(self._tokenizer.decode(ids, skip_special_tokens=True))
+                texts.append(self.tokenizer.decode(ids, skip_special_tokens=True))
         return texts
 
     def generate(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[Generated]:
         """Greedy answers."""
         end, pad = self._reader.config.sep_token_id, self._reader.config.pad_token_id
-        tokens, sums = self._reader.generate(self._padded(prompt_ids), max_new_tokens)
+        answers = self._reader.generate(self._padded(prompt_ids), max_new_tokens)
         results = []
-        for row, log_prob in zip(tokens.tolist(), sums.tolist(), strict=True):
+        for row, log_prob, margin in zip(*(part.tolist() for part in answers), strict=True):
             emitted = [token for token in row if token != pad]
             ids = emitted[:-1] if emitted[-1] == end else emitted
-            results.append(Generated(ids, log_prob, len(emitted)))
+            results.append(Generated(ids, log_prob, len(emitted), margin))
         return results
 
     def score(
@@ -127,23 +139,20 @@ class ReaderBackend:
         return found.sum(1)
 
     def gradient(
-        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+        self,
+        prompt_ids: Sequence[list[int]],
+        output_ids: Sequence[list[int]],
+        shifts: Sequence[FloatArray] = (),
     ) -> list[InputGradient]:
         """Gradients of the mean cross-entropy at the prompts' word embeddings."""
-        import torch
-
         ids, answers = self._padded(prompt_ids), self._padded(self._closed(output_ids))
-        with torch.enable_grad():
-            words = self._reader.embedding.word(ids).detach().requires_grad_(True)
-            sums = self._reader.token_log_probs(ids, answers, words).sum(1)
-            lengths = torch.tensor([len(row) + 1 for row in output_ids], device=self._device)
-            losses = -sums / lengths
-            (gradient,) = torch.autograd.grad(losses.sum(), words)
-        rows = gradient.float().cpu().numpy()
-        return [
-            InputGradient(loss, rows[number, : len(prompt)])
-            for number, (prompt, loss) in enumerate(zip(prompt_ids, losses.tolist(), strict=True))
-        ]
+        return output_gradients(
+            self.input_layer,
+            lambda: self._reader.token_log_probs(ids, answers).sum(1),
+            prompt_ids,
+            output_ids,
+            shifts,
+        )
 
     def _closed(self, output_ids: Sequence[list[int]]) -> list[list[int]]:
         return [[*ids, self._reader.config.sep_token_id] for ids in output_ids]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustlab.errors import UserError
-from robustlab.models._generator import UNLIMITED, Generated, GeneratorTarget
+from robustlab.models._generator import UNLIMITED, Generated, GeneratorTarget, ReadPrefix
 from robustlab.models._transformers import (
     TransformersGenerator,
     output_log_probs,
@@ -74,9 +74,14 @@ class TransformersSeq2Seq(TransformersGenerator):
         return self.greedy(ids, mask, skip=1, max_new_tokens=max_new_tokens)
 
     @property
-    def input_layer(self) -> torch.nn.Module:
+    def read_prefix(self) -> ReadPrefix | None:
+        """None: the encoder reads a prompt in both directions."""
+        return None
+
+    @property
+    def input_layer(self) -> torch.nn.Embedding:
         """The token embedding layer of the encoder."""
-        layer: torch.nn.Module = self._encoder.get_input_embeddings()
+        layer: torch.nn.Embedding = self._encoder.get_input_embeddings()
         return layer
 
     def log_probs(

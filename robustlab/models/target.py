@@ -33,6 +33,8 @@ __all__ = [
     "Target",
     "TextInput",
     "TokenGradient",
+    "Vocabulary",
+    "WhiteBox",
 ]
 
 TextInput: TypeAlias = str | tuple[str, str]
@@ -73,12 +75,15 @@ class Generations:
     """Generated texts without special tokens or surrounding space.
 
     ``log_probs``: float32, shape (prompts,): the summed log-probability of the generated
-    tokens, the end token included; ``tokens``: int64, shape (prompts,), how many they are.
+    tokens, the end token included; ``tokens``: int64, shape (prompts,), how many they are;
+    ``margins``: float32, shape (prompts,): the smallest lead, in log-probability, that a chosen
+    token had over the second best one: what noise would have to exceed to change the text.
     """
 
     texts: tuple[str, ...]
     log_probs: FloatArray
     tokens: NDArray[np.int64]
+    margins: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +123,14 @@ class Gradient:
 
     The loss of item i is the cross-entropy of ``goals[i]`` given ``texts[i]``: the class index
     for a classifier, the output text for a generator (mean over its tokens).
+
+    ``shifts``, if given, holds for each text an array (T, width) that is added to the embeddings
+    of its T input tokens before anything else happens: a perturbation that no text realises.
     """
 
     texts: tuple[TextInput, ...]
     goals: tuple[int | str, ...]
+    shifts: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +138,15 @@ class TokenGradient:
     """One text's gradient, over its T input tokens, special tokens included.
 
     ``token_ids``: int64 (T,); ``offsets``: (T,) character spans in the text, (0, 0) for tokens
-    that the tokenizer added; ``gradient``: float32 (T, width), d loss / d embedding.
+    that the tokenizer added; ``gradient``: float32 (T, width), d loss / d embedding;
+    ``probabilities``: float32 (classes,), what a classifier says there; None for generators.
     """
 
     loss: float
     token_ids: NDArray[np.int64]
     offsets: tuple[tuple[int, int], ...]
     gradient: FloatArray
+    probabilities: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,38 @@ class Gradients:
     """One :class:`TokenGradient` for each text of the request."""
 
     items: tuple[TokenGradient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of a target and their embeddings: what a white-box adversary chooses from.
+
+    V tokens; a token's number is its row.
+    """
+
+    embeddings: FloatArray
+    """Float32 (V, width): the rows of the input embedding layer."""
+    spellings: tuple[str, ...]
+    """What each token adds to a text when it stands behind another word: ``" word"`` for one
+    that begins a word, ``"ing"`` for one that continues it, ``""`` for special tokens."""
+    usable: NDArray[np.bool_]
+    """(V,): not special, visible, and read again as this one token where it stands alone."""
+
+    @property
+    def begins_word(self) -> NDArray[np.bool_]:
+        """(V,): usable tokens that are whole words or begin one."""
+        starts = np.fromiter(
+            (spelling.startswith(" ") for spelling in self.spellings), bool, len(self.spellings)
+        )
+        return np.asarray(self.usable & starts)
+
+
+@runtime_checkable
+class WhiteBox(Protocol):
+    """A target whose inside an adversary may see: it answers Gradient, and tells its tokens."""
+
+    def vocabulary(self) -> Vocabulary:
+        """Tokens and embeddings as they are; made once and kept."""
 
 
 Request: TypeAlias = Predict | Generate | Score | Embed | Gradient

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from robustlab.models.prompt import PromptTemplate, default_prompt, load_prompt, prompt_names
 from robustlab.rag.context import Context, Generator, build_contexts
 from robustlab.rag.pipeline import RagAnswer, RagHit, RagPipeline, load_rag
 from robustlab.rag.places import find_answer
-from robustlab.rag.prompt import PromptTemplate, default_prompt, load_prompt, prompt_names
 
 __all__ = [
     "Context",

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from robustlab.data.records import Passage
 from robustlab.errors import UserError
+from robustlab.models.prompt import PromptTemplate
 from robustlab.models.target import Target
-from robustlab.rag.prompt import PromptTemplate
 
 __all__ = ["Context", "Generator", "build_contexts"]
 

@@ -11,6 +11,7 @@ from typing import Any
 from robustlab.data.records import Corpus, Passage, content_hash
 from robustlab.errors import UserError
 from robustlab.models.load import load_target
+from robustlab.models.prompt import PromptTemplate, default_prompt, load_prompt
 from robustlab.models.target import (
     Generate,
     Generations,
@@ -19,7 +20,6 @@ from robustlab.models.target import (
     Score,
 )
 from robustlab.rag.context import Context, Generator, build_contexts
-from robustlab.rag.prompt import PromptTemplate, default_prompt, load_prompt
 from robustlab.retrieval import Hit, Retriever, open_retriever
 
 __all__ = ["RagAnswer", "RagHit", "RagPipeline", "load_rag"]
