@@ -6,6 +6,7 @@ carries them as ``robustlab/_content/attacks`` and ``robustlab/_content/corpora`
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -73,9 +74,10 @@ def recipe_path(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml" and path.is_file():
         return path
+    near = difflib.get_close_matches(name_or_path, names, n=1)
     raise UserError(
-        f"no recipe {name_or_path!r}: it is neither a TOML file nor one of the shipped recipes: "
-        f"{_listed(names)}"
+        f"no recipe {name_or_path!r}: it is neither a TOML file nor one of the shipped recipes"
+        + (f"; the nearest of these is {near[0]}" if near else f": {_listed(names)}")
     )
 
 

@@ -28,10 +28,15 @@ FLOORS = {
 }
 
 # Rooms on one floor that lean on each other in one direction only.
-NEIGHBOURS = {("resources", "errors"), ("runs", "metrics"), ("report", "metrics")}
+NEIGHBOURS = {
+    ("resources", "errors"),
+    ("runs", "metrics"),
+    ("report", "metrics"),
+    ("attack", "retrieval"),
+}
 
 HEAVY = {
-    "bm25s", "datasets", "faiss", "ir_measures", "jinja2", "nltk", "peft", "rich", "rouge_score",
+    "bm25s", "datasets", "faiss", "ir_measures", "jinja2", "matplotlib", "nltk", "peft", "rich", "rouge_score",
     "sacrebleu", "sentence_transformers", "textattack", "transformers",
 }  # fmt: skip
 

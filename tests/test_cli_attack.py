@@ -60,7 +60,7 @@ class FakeAttack:
                 "arguments": {key: str(v) if isinstance(v, Path) else v for key, v in kept.items()},
                 "target": {"spec": arguments["target_spec"], "fingerprint": "abc"},
                 "data": {"name": "reviews", "split": "test", "items": 3, "available": 250},
-                "recipe": {"name": arguments["recipe"], "text": "name = 'x'"},
+                "recipe": {"name": "deepwordbug", "text": "name = 'x'"},
                 "threat_model": THREAT,
             }
             run = RunDirectory.create(arguments["out"], manifest)
@@ -107,8 +107,9 @@ def test_without_options_it_attacks_the_default(room: FakeAttack) -> None:
     assert done.exit_code == 0, done.output
     taken = room.arguments
     assert taken["target_spec"] == "builtin:classifier"
-    assert taken["data_spec"] == "corpora/reviews"
-    assert taken["recipe"] == "deepwordbug"
+    assert taken["data_spec"] is None
+    assert list(taken["recipe"]) == []
+    assert (taken["suite"], taken["audit"]) == (None, False)
     assert taken["limit"] is None
     assert taken["split"] is None
     assert taken["dtype"] == "fp32"

@@ -29,6 +29,10 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     [
         "--help",
         "attack --help",
+        "attacks --help",
+        "attacks show --help",
+        "compare --help",
+        "verify --help",
         "evaluate --help",
         "rag-query --help",
         "index --help",

@@ -51,6 +51,11 @@ def test_unknown_names_list_what_there_is(content):
         resources.recipe_path("flip")
 
 
+def test_an_unknown_recipe_names_the_nearest(content):
+    with pytest.raises(UserError, match=r"'swop': .* the nearest of these is swap$"):
+        resources.recipe_path("swop")
+
+
 def test_a_recipe_is_a_name_or_a_file(content, tmp_path):
     own = tmp_path / "mine.toml"
     own.write_text("")

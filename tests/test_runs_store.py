@@ -164,10 +164,31 @@ def test_a_complete_run_takes_no_more_outcomes(run: RunDirectory) -> None:
         run.append({"id": "2"})
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "outcomes.jsonl", "../x", "", ".", "..", "a/b"])
+@pytest.mark.parametrize(
+    "name",
+    ["manifest.json", "outcomes.jsonl", "../x", "", ".", "..", "a/..", "a/b/c", "/a", "a/", "a//b"],
+)
 def test_text_goes_beside_the_files_of_the_run(run: RunDirectory, name: str) -> None:
+    before = names(run.path)
     with pytest.raises(ValueError, match="not the name of a file"):
         run.write_text(name, "text")
+    assert names(run.path) == before
+
+
+def test_a_file_may_stand_in_one_sub_folder(run: RunDirectory) -> None:
+    path = run.write_file("figures/curve.png", b"\x89PNG\x00")
+    assert path == run.path / "figures" / "curve.png"
+    assert path.read_bytes() == b"\x89PNG\x00"
+    run.write_file("figures/curve.png", b"again")
+    assert names(run.path / "figures") == ["curve.png"]
+    assert path.read_bytes() == b"again"
+
+
+def test_a_sub_folder_that_is_a_file_is_refused_in_a_sentence(run: RunDirectory) -> None:
+    run.write_text("figures", "mine")
+    with pytest.raises(UserError, match="cannot use the run"):
+        run.write_file("figures/curve.png", b"")
+    assert (run.path / "figures").read_text(encoding="utf-8") == "mine"
 
 
 # --- kills

@@ -10,40 +10,46 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from robustlab.attack.engine import Engine, Finished, Job, QueryBudgetExhaustedError, Search
-from robustlab.attack.goals import UntargetedClassification
-from robustlab.attack.method import Found, Method, Start
+from robustlab.attack.examples import AttackExample, AttackSet
+from robustlab.attack.goals import Verdict
+from robustlab.attack.method import Found, Method, Start, UniversalMethod
+from robustlab.attack.methods import build_method
 from robustlab.attack.oracle import OracleStats
 from robustlab.attack.recipe import Component, Recipe
-from robustlab.attack.textattack import textattack_method
-from robustlab.data.records import LabelledExample, LabelledSet
-from robustlab.data.splits import sample
 from robustlab.errors import UserError
 from robustlab.metrics.robustness import RobustnessSummary, changed_words, robustness_summary
-from robustlab.models.labels import align_labels
-from robustlab.models.target import FloatArray, Predict, Predictions, Target, TextInput
+from robustlab.models.target import (
+    Embed,
+    Embeddings,
+    Gradient,
+    Target,
+    TextInput,
+    Vocabulary,
+    WhiteBox,
+)
 from robustlab.runs import RunDirectory, build_manifest
 
-__all__ = ["DEFAULT_CONCURRENCY", "AttackSummary", "Campaign", "Progress"]
+__all__ = ["DEFAULT_CONCURRENCY", "AttackSummary", "Campaign", "Outcome", "Progress"]
 
 DEFAULT_CONCURRENCY = 64
 """Examples alive at once: enough for full batches of similar length."""
 
-_METHODS: Mapping[str, Callable[[Recipe], Method]] = {"textattack": textattack_method}
-
 Outcome: TypeAlias = dict[str, Any]
+"""One line of ``outcomes.jsonl``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a campaign is. ``done`` and ``rates`` are over all examples done.
 
-    ``queries`` and ``seconds`` are those of this process, which may have taken up a run.
+    ``queries`` and ``seconds`` are those of this process, which may have taken up a run. In a
+    suite they are those of one recipe, which ``recipe`` names.
     """
 
     done: int
@@ -51,6 +57,7 @@ class Progress:
     rates: RobustnessSummary
     queries: int
     seconds: float
+    recipe: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +67,18 @@ class AttackSummary:
     ``queries_mean`` is over the examples that were attacked (succeeded and failed), as TextAttack
     has it, ``queries_total`` over all, including the one query that showed an example to be
     wrong already. ``unverified`` counts successes that an attack claimed and the last forward pass
-    did not confirm; they are failed. Times, ``queries_per_second`` and ``oracle`` are those
-    of the process that completed the run, which found ``resumed`` outcomes there.
+    did not confirm, ``broken_constraints`` those of texts that break the recipe's constraints
+    against the original; both are failed. ``fit_queries`` are those that a universal attack spent
+    on training examples, which are in no other number. Times, ``queries_per_second`` and
+    ``oracle`` are those of the process that completed the run, which found ``resumed`` outcomes
+    there.
     """
 
     examples: int
     rates: RobustnessSummary
     unverified: int
+    broken_constraints: int
+    fit_queries: int
     queries_mean: float
     queries_total: int
     resumed: int
@@ -83,6 +95,8 @@ class AttackSummary:
             "examples": self.examples,
             **self.rates.as_json(),
             "unverified": self.unverified,
+            "broken_constraints": self.broken_constraints,
+            "fit_queries": self.fit_queries,
             "queries_mean": self.queries_mean,
             "queries_total": self.queries_total,
             "resumed": self.resumed,
@@ -95,37 +109,43 @@ class AttackSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What the coroutine of an example comes to; ``found`` is None if there was no attack."""
+    """What the coroutine of an example comes to.
 
-    probabilities: FloatArray
+    ``original`` is the verdict on the text as it was. ``found`` is None if there was no attack;
+    ``broken`` says which constraint its text breaks.
+    """
+
+    original: Verdict
     found: Found | None
+    broken: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What became of an example, and the text and output that it is judged by."""
+class _Judged:
+    """What became of an example, and the text and verdict that it is judged by."""
 
     status: str
     text: TextInput | None = None
-    probabilities: FloatArray | None = None
+    verdict: Verdict | None = None
     unverified: bool = False
 
 
 class Campaign:
     """An attack on every example of a set, checked and ready.
 
-    Examples that the target gets wrong without an attack are skipped.
+    Examples on which the goal is met without an attack are skipped.
 
     Args:
         target: what is attacked.
-        labelled: the data; ``limit`` takes the first examples after a shuffle by ``seed``.
-        recipe: the attack.
+        examples: what it is attacked on.
+        recipe: the attack, with its budget.
         seed: of all that is random.
-        limit: how many examples; None for all.
         concurrency: how many examples are attacked at once.
-        query_budget: for one example, instead of the recipe's.
         judge: has the last word on whether the final texts fool the target: the same model in
             fp32, where the search runs in a coarser number format. The target itself if None.
+        encoder: answers Embed: for constraints, and for the similarity of the final texts to the
+            originals, which is not measured if None.
+        training: examples that a universal attack may learn from, called for when one is.
 
     Raises:
         UserError: the target cannot serve the recipe, the recipe describes no attack, or
@@ -135,71 +155,80 @@ class Campaign:
     def __init__(
         self,
         target: Target,
-        labelled: LabelledSet,
+        examples: AttackSet,
         recipe: Recipe,
         *,
         seed: int,
-        limit: int | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
-        query_budget: int | None = None,
         judge: Target | None = None,
+        encoder: Target | None = None,
+        training: Callable[[], AttackSet] | None = None,
     ) -> None:
-        if Predict not in target.answers:
-            raise UserError(
-                f"the recipe {recipe.name} attacks classifiers, and {target.spec} is a "
-                f"{target.kind}"
-            )
-        if recipe.search.kind not in _METHODS:
-            raise UserError(
-                f"the recipe {recipe.source} is wrong at search.method: there is no method "
-                f"{recipe.search.kind!r}; there are: {', '.join(_METHODS)}"
-            )
-        self._target = target
-        self._labelled = labelled
-        self._recipe = recipe
+        self._vocabulary: Vocabulary | None = None
+        if recipe.threat.knowledge == "white-box":
+            if Gradient not in target.answers or not isinstance(target, WhiteBox):
+                raise UserError(
+                    f"the recipe {recipe.name} needs gradients (white-box), and {target.spec} "
+                    f"({target.kind}) gives none"
+                )
+            self._vocabulary = target.vocabulary()
+        self.target = target
+        self.examples = examples
+        self.recipe = recipe
         self._seed = seed
         self._concurrency = concurrency
-        self._query_budget = recipe.query_budget if query_budget is None else query_budget
         self._judge = judge
-        self._classes = align_labels(labelled.label_names, target)
-        self._names = {
-            number: labelled.label_names[label] for label, number in enumerate(self._classes)
-        }
-        self._examples = sample(labelled.examples, limit, seed)
+        self._encoder = encoder
+        self._training = training
         self._fingerprint = target.fingerprint()
-        self._method = _METHODS[recipe.search.kind](recipe)
+        self._method = build_method(recipe)
 
-    def manifest(self, *, data_spec: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def variant(
+        self,
+        *,
+        examples: Sequence[AttackExample] | None = None,
+        recipe: Recipe | None = None,
+        target: Target | None = None,
+    ) -> Campaign:
+        """The same with other examples, another recipe or, judging itself, another target."""
+        chosen = self.examples
+        if examples is not None:
+            data = {**chosen.data, "items": len(examples)}
+            chosen = replace(chosen, examples=tuple(examples), data=data)
+        return Campaign(
+            target or self.target,
+            chosen,
+            recipe or self.recipe,
+            seed=self._seed,
+            concurrency=self._concurrency,
+            judge=self._judge if target is None else None,
+            encoder=self._encoder,
+            training=self._training,
+        )
+
+    def manifest(self, *, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of the run directory to be made for this campaign.
 
-        ``data_spec`` is what the user called the data; ``arguments`` are what the user asked for.
+        ``arguments`` are what the user asked for.
         """
-        labelled, recipe = self._labelled, self._recipe
+        recipe = self.recipe
         return build_manifest(
             command="attack",
             arguments=arguments,
             seed=self._seed,
-            data={
-                "spec": data_spec,
-                "name": labelled.name,
-                "split": labelled.split,
-                "items": len(self._examples),
-                "available": len(labelled.examples),
-                "skipped_rows": labelled.skipped_rows,
-                "label_names": labelled.label_names,
-                "fingerprint": labelled.fingerprint(),
-            },
+            data=self.examples.data,
             target={
-                **self._target.describe(),
+                **self.target.describe(),
+                **self.examples.target,
                 "fingerprint": self._fingerprint,
                 "judge": None if self._judge is None else self._judge.describe(),
             },
             recipe=recipe.describe(),
             threat_model={
-                "goal": recipe.threat.goal,
-                "knowledge": recipe.threat.knowledge,
-                "surface": recipe.threat.surface,
-                "query_budget": self._query_budget,
+                **asdict(recipe.threat),
+                "goal_options": dict(recipe.goal.options),
+                "query_budget": recipe.budget.queries,
+                **{f"{key}_budget": value for key, value in _other_budgets(recipe).items()},
                 "constraints": [_in_words(constraint) for constraint in recipe.constraints],
             },
         )
@@ -225,17 +254,13 @@ class Campaign:
         run.lock()
         outcomes = run.outcomes()
         resumed = len(outcomes)
-        engine = Engine(
-            self._target,
-            seed=self._seed,
-            concurrency=self._concurrency,
-            query_budget=self._query_budget,
-        )
         # Kept as counts, because a pass over all outcomes after each would grow with its square.
         statuses = Counter(outcome["status"] for outcome in outcomes)
         queries = 0
         start = time.perf_counter()
-        for outcome in self._attack(engine, done={outcome["id"] for outcome in outcomes}):
+        method = self._ready(run)
+        engine = self._engine()
+        for outcome in self._attack(engine, method, done={outcome["id"] for outcome in outcomes}):
             run.append(outcome)
             outcomes.append(outcome)
             statuses[outcome["status"]] += 1
@@ -244,125 +269,204 @@ class Campaign:
                 progress(
                     Progress(
                         len(outcomes),
-                        len(self._examples),
+                        len(self.examples.examples),
                         robustness_summary(statuses),
                         queries,
                         time.perf_counter() - start,
+                        self.recipe.name,
                     )
                 )
         wall_seconds = time.perf_counter() - start
-        after = self._target.fingerprint()
+        after = self.target.fingerprint()
         run.update_manifest(target={**run.manifest["target"], "fingerprint_after": after})
         if after != self._fingerprint:
-            raise RuntimeError(f"the weights of {self._target.spec} changed while it was attacked")
-        summary = _summarise(outcomes, resumed, wall_seconds, engine.stats)
+            raise RuntimeError(f"the weights of {self.target.spec} changed while it was attacked")
+        fit_queries = (run.manifest.get("learned") or {}).get("queries", 0)
+        summary = _summarise(outcomes, resumed, fit_queries, wall_seconds, engine.stats)
         run.write_summary(summary.as_json())
         return summary
 
+    def _engine(self, *, unbounded: bool = False) -> Engine:
+        budget = self.recipe.budget
+        return Engine(
+            self.target,
+            seed=self._seed,
+            concurrency=self._concurrency,
+            query_budget=None if unbounded else budget.queries,
+            seconds_budget=None if unbounded else budget.seconds,
+            encoder=self._encoder,
+        )
+
     def _check(self, run: RunDirectory) -> None:
         """Refuse a run directory whose manifest is that of something else."""
-        expected = {
-            "command": "attack",
-            "seed": self._seed,
-            "data.fingerprint": self._labelled.fingerprint(),
-            "data.items": len(self._examples),
-            "target.fingerprint": self._fingerprint,
-            "recipe.sha256": self._recipe.sha256,
-            "threat_model.query_budget": self._query_budget,
-        }
-        for place, value in expected.items():
-            found: Any = run.manifest
-            for key in place.split("."):
-                found = found.get(key) if isinstance(found, dict) else None
-            if found != value:
+        made = self.manifest(arguments={})
+        places = (
+            "command", "seed", "data.fingerprint", "data.items", "target.fingerprint",
+            "recipe.sha256", "threat_model",
+        )  # fmt: skip
+        for place in places:
+            found, expected = _at(run.manifest, place), _at(made, place)
+            if found != expected:
                 raise UserError(
                     f"the run in {run.path} is not one of this attack: its {place} is {found!r}, "
-                    f"and here it is {value!r}"
+                    f"and here it is {expected!r}"
                 )
         if run.is_complete:
             raise UserError(f"the run in {run.path} is complete")
 
-    def _attack(self, engine: Engine, done: Set[str]) -> Iterator[Outcome]:
-        remaining = {e.id: e for e in self._examples if e.id not in done}
-        for finished in engine.run(self._job(example) for example in remaining.values()):
+    def _ready(self, run: RunDirectory) -> Method:
+        """The method; a universal one fitted first, or as the run says that it was."""
+        method = self._method
+        if not isinstance(method, UniversalMethod):
+            return method
+        learned = run.manifest.get("learned")
+        if learned is None:
+            if self._training is None:
+                raise UserError(
+                    f"the recipe {self.recipe.name} learns from training examples, and there "
+                    "are none"
+                )
+            learned = self._fit(method, self._training())
+            run.update_manifest(learned=learned)
+        return method.fitted(learned["what"])
+
+    def _fit(self, method: UniversalMethod, training: AttackSet) -> dict[str, Any]:
+        """Fit on training examples, which have no budget but the recipe's own steps."""
+
+        def start(rng: np.random.Generator) -> Search[Mapping[str, Any]]:
+            starts = []
+            for example in training.examples:
+                answer = yield example.goal.question([example.text])
+                if not example.goal.verdicts(answer)[0].met:
+                    starts.append(Start(example.text, example.goal, answer, None, self._vocabulary))
+            return (yield from method.fit(starts, rng))
+
+        (finished,) = self._engine(unbounded=True).run([Job("fit", start)])
+        if finished.value is None:
+            raise UserError(f"fitting {self.recipe.name} failed: {finished.error}")
+        return {
+            "what": dict(finished.value),
+            "queries": finished.queries,
+            "examples": len(training.examples),
+            "data": dict(training.data),
+        }
+
+    def _attack(self, engine: Engine, method: Method, done: Set[str]) -> Iterator[Outcome]:
+        remaining = {e.id: e for e in self.examples.examples if e.id not in done}
+        jobs = (self._job(method, example) for example in remaining.values())
+        for finished in engine.run(jobs):
             yield self._outcome(engine, remaining[finished.id], finished)
 
-    def _job(self, example: LabelledExample) -> Job[_Trial]:
-        goal = UntargetedClassification(self._classes[example.label])
+    def _job(self, method: Method, example: AttackExample) -> Job[_Trial]:
+        text, goal, budget = example.text, example.goal, self.recipe.budget
 
         def start(rng: np.random.Generator) -> Search[_Trial]:
-            text = example.contents
-            response = yield Predict((text,))
-            assert isinstance(response, Predictions)
-            probabilities = response.probabilities[0]
-            if goal.is_met(probabilities):
-                return _Trial(probabilities, None)
-            left = None if self._query_budget is None else self._query_budget - 1
+            answer = yield goal.question([text])
+            original = goal.verdicts(answer)[0]
+            if original.met:
+                return _Trial(original, None)
+            left = None if budget.queries is None else budget.queries - 1
+            begin = Start(text, goal, answer, left, self._vocabulary, budget.max_edits)
             try:
-                found = yield from self._method(Start(text, goal, probabilities, left), rng)
+                found = yield from method.attack(begin, rng)
             except QueryBudgetExhaustedError:
                 found = Found(text, claims_success=False)
-            return _Trial(probabilities, found)
+            broken = None
+            if found.text != text:
+                broken = yield from method.broken(text, found.text)
+            return _Trial(original, found, broken)
 
         return Job(example.id, start)
 
     def _outcome(
-        self, engine: Engine, example: LabelledExample, finished: Finished[_Trial]
+        self, engine: Engine, example: AttackExample, finished: Finished[_Trial]
     ) -> Outcome:
-        truth = self._classes[example.label]
         trial, error = finished.value, finished.error
-        verdict = _Verdict("skipped")
+        judged, similarity = _Judged("error"), None
         if error is None:
             try:
-                verdict = self._verdict(engine, example, trial)
+                judged = self._judged(engine, example, trial)
+                similarity = self._similarity(engine, example.text, judged.text)
             except UserError:
                 raise
             except Exception as failure:  # a text that can be searched with but not judged
-                error = f"{type(failure).__name__}: {failure}"
+                judged, error = _Judged("error"), f"{type(failure).__name__}: {failure}"
+        text, verdict = judged.text, judged.verdict
         outcome: Outcome = {
             "id": example.id,
-            "status": verdict.status if error is None else "error",
-            "original": example.contents,
-            "perturbed": verdict.text,
-            "original_output": None if trial is None else self._output(trial.probabilities, truth),
-            "perturbed_output": (
-                None
-                if verdict.probabilities is None
-                else self._output(verdict.probabilities, truth)
-            ),
-            "truth": self._names[truth],
+            "status": judged.status,
+            "original": example.text,
+            "perturbed": text,
+            "original_output": None
+            if trial is None
+            else self.examples.output(trial.original, example),
+            "perturbed_output": None if verdict is None else self.examples.output(verdict, example),
+            "truth": example.truth,
             "queries": finished.queries,
-            "edits": None if verdict.text is None else _edits(example.contents, verdict.text),
-            "similarity": None,
+            "edits": None if text is None else _edits(example.text, text),
+            "similarity": similarity,
             "seconds": finished.seconds,
         }
-        if verdict.unverified:
+        if trial is not None and trial.found is not None:
+            if trial.found.notes is not None:
+                outcome["notes"] = dict(trial.found.notes)
+            if trial.found.embedded:
+                outcome["embedded"] = True
+            if trial.broken is not None:
+                outcome["broken_constraint"] = trial.broken
+        if judged.unverified:
             outcome["unverified"] = True
         if error is not None:
             outcome["error"] = error
         return outcome
 
-    def _verdict(self, engine: Engine, example: LabelledExample, trial: _Trial | None) -> _Verdict:
+    def _judged(self, engine: Engine, example: AttackExample, trial: _Trial | None) -> _Judged:
         """Judge the final text, whatever the attack thinks of it."""
         if trial is None:  # ended by its budget before it could return anything
-            return _Verdict("failed")
+            return _Judged("failed")
         found = trial.found
         if found is None:
-            return _Verdict("skipped")
-        if found.text == example.contents:
-            return _Verdict("failed", found.text, trial.probabilities, found.claims_success)
-        probabilities = engine.fresh([found.text], judge=self._judge)[0]
-        if UntargetedClassification(self._classes[example.label]).is_met(probabilities):
-            return _Verdict("succeeded", found.text, probabilities)
-        return _Verdict("failed", found.text, probabilities, found.claims_success)
+            return _Judged("skipped")
+        if found.embedded:  # no text to read: the attack's own forward pass is all there is
+            return _Judged("succeeded" if found.claims_success else "failed", found.text)
+        if found.text == example.text:
+            return _Judged("failed", found.text, trial.original, found.claims_success)
+        answer = engine.fresh(example.goal.question([found.text]), judge=self._judge)
+        verdict = example.goal.verdicts(answer)[0]
+        if verdict.met and trial.broken is None:
+            return _Judged("succeeded", found.text, verdict)
+        return _Judged("failed", found.text, verdict, found.claims_success and not verdict.met)
 
-    def _output(self, probabilities: FloatArray, truth: int) -> dict[str, Any]:
-        label = int(probabilities.argmax())
-        return {
-            "label": self._names[label],
-            "probability": float(probabilities[label]),
-            "truth_probability": float(probabilities[truth]),
-        }
+    def _output(self, example: AttackExample, verdict: Verdict | None) -> dict[str, Any] | None:
+        return None if verdict is None else self.examples.output(verdict, example)
+
+    def _similarity(
+        self, engine: Engine, original: TextInput, perturbed: TextInput | None
+    ) -> float | None:
+        """Cosine of the two texts' sentence embeddings; the parts of a pair are joined."""
+        if perturbed is None or self._encoder is None:
+            return None
+        answer = engine.fresh(Embed((_joined(original), _joined(perturbed))))
+        assert isinstance(answer, Embeddings)
+        before, after = answer.vectors.astype(np.float64)
+        return round(float(before @ after), 4)
+
+
+def _other_budgets(recipe: Recipe) -> dict[str, int | float]:
+    """What is limited besides queries."""
+    values = asdict(recipe.budget)
+    del values["queries"]
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _at(values: Any, place: str) -> Any:
+    for key in place.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _joined(text: TextInput) -> str:
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def _in_words(constraint: Component) -> str:
@@ -386,13 +490,19 @@ def _queries(outcomes: Sequence[Outcome]) -> int:
 
 
 def _summarise(
-    outcomes: Sequence[Outcome], resumed: int, wall_seconds: float, stats: OracleStats
+    outcomes: Sequence[Outcome],
+    resumed: int,
+    fit_queries: int,
+    wall_seconds: float,
+    stats: OracleStats,
 ) -> AttackSummary:
     attacked = [o for o in outcomes if o["status"] in ("succeeded", "failed")]
     return AttackSummary(
         examples=len(outcomes),
         rates=robustness_summary(outcome["status"] for outcome in outcomes),
         unverified=sum("unverified" in outcome for outcome in outcomes),
+        broken_constraints=sum("broken_constraint" in outcome for outcome in outcomes),
+        fit_queries=fit_queries,
         queries_mean=_queries(attacked) / len(attacked) if attacked else math.nan,
         queries_total=_queries(outcomes),
         resumed=resumed,

@@ -3,10 +3,11 @@
 An attack is a generator: it yields requests, is resumed with their responses, and returns its
 result. The engine keeps many of them alive, hands their requests to the target in one merged
 batch a round, and takes care of all that no attack should have to: counting queries and
-holding the budget, random streams, and examples that fail.
+holding the budgets, random streams, and examples that fail.
 
-What is a query: every text of every request, as the threat model counts them. A text that was
-asked before, by the same example or another, is a query like any other, though it is answered
+What is a query: every text or prompt of every request, as the threat model counts them; a gradient
+is one like any other, and only Embed costs nothing, because the encoder is the adversary's own. A
+text that was asked before, by the same example or another, is a query too, though it is answered
 from memory; what was really read by the model is counted apart, in
 :class:`~robustlab.attack.oracle.OracleStats`.
 """
@@ -14,18 +15,27 @@ from memory; what was really read by the model is counted apart, in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from robustlab.attack.oracle import CACHED_TEXTS, Oracle, OracleStats
+from robustlab.attack.items import queries_of
+from robustlab.attack.oracle import CACHE_BYTES, Oracle, OracleStats
 from robustlab.attack.streams import RandomStream
 from robustlab.errors import UserError
-from robustlab.models.target import FloatArray, Predict, Request, Response, Target, TextInput
+from robustlab.models.target import Predict, Request, Response, Target
 
-__all__ = ["Engine", "Finished", "Job", "QueryBudgetExhaustedError", "Search"]
+__all__ = [
+    "BudgetExhaustedError",
+    "Engine",
+    "Finished",
+    "Job",
+    "QueryBudgetExhaustedError",
+    "Search",
+    "TimeBudgetExhaustedError",
+]
 
 ResultT = TypeVar("ResultT")
 
@@ -33,18 +43,31 @@ Search: TypeAlias = Generator[Request, Response, ResultT]
 """The coroutine of one example."""
 
 
-class QueryBudgetExhaustedError(Exception):
-    """Raised inside an attack, where it yielded a request larger than what is left to it.
+class BudgetExhaustedError(Exception):
+    """Raised inside an attack, where it yielded a request that it has no budget for.
 
-    The request is not answered and costs nothing. The attack may return the best it has, or
-    yield a request of at most ``remaining`` queries. If it asks for too much again instead, or
-    lets the exception pass, its example ends there, as exhausted.
+    The request is not answered and costs nothing. The attack may return the best it has. If it
+    lets the exception pass, or yields a request that is refused for the same reason again, its
+    example ends there, as exhausted.
     """
+
+
+class QueryBudgetExhaustedError(BudgetExhaustedError):
+    """The request was larger than what is left: ``remaining`` queries may still be asked."""
 
     def __init__(self, asked: int, remaining: int) -> None:
         super().__init__(f"{asked} queries asked, {remaining} left")
         self.asked = asked
         self.remaining = remaining
+
+
+class TimeBudgetExhaustedError(BudgetExhaustedError):
+    """The example's time is over: no request will be answered any more."""
+
+    def __init__(self, spent: float, budget: float) -> None:
+        super().__init__(f"{spent:.1f} s spent of {budget:g} s")
+        self.spent = spent
+        self.budget = budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +87,7 @@ class Finished(Generic[ResultT]):
     """How an attack on one example ended.
 
     ``value`` is what it returned; None if it raised an exception (then ``error`` says which) or
-    ended by its budget (then ``exhausted`` is set). ``seconds`` is the time from its first step
+    ended by a budget (then ``exhausted`` is set). ``seconds`` is the time from its first step
     to its last, in which other examples made steps as well.
     """
 
@@ -79,16 +102,20 @@ class Finished(Generic[ResultT]):
 class Engine:
     """Runs attacks against a target, and is the only one to ask it while they run.
 
-    The result of an example depends on the target, the seed, the budget and the example, not on
-    ``concurrency``, on the batch size or on which other examples there are; see
-    :mod:`robustlab.attack.rounding` for what this takes.
+    The result of an example depends on the target, the encoder, the seed, the query budget and the
+    example, not on ``concurrency``, on the batch size or on which other examples there are; see
+    :mod:`robustlab.attack.rounding` for what this takes. A time budget gives that up: how far an
+    attack gets in so many seconds depends on the machine and on the examples beside it.
 
     Args:
         target: what is attacked.
         seed: of the run; the random stream of an example comes from it and the example's id.
+        encoder: answers Embed. Without one the target does, if it can.
         concurrency: how many examples are alive at once.
         query_budget: the most queries of one example; None for no limit.
-        cached_texts: how many answers are kept.
+        seconds_budget: the most time of one example, from its first step on, whatever else is
+            done in that time; None for no limit. It is checked when the example asks.
+        cache_bytes: memory for answers, roughly.
     """
 
     def __init__(
@@ -96,32 +123,38 @@ class Engine:
         target: Target,
         *,
         seed: int,
+        encoder: Target | None = None,
         concurrency: int = 64,
         query_budget: int | None = None,
-        cached_texts: int = CACHED_TEXTS,
+        seconds_budget: float | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         if query_budget is not None and query_budget < 1:
             raise ValueError(f"the query budget must be at least 1, not {query_budget}")
-        self._target = target
-        self._oracle = Oracle(target, cached_texts=cached_texts)
+        if seconds_budget is not None and not seconds_budget > 0:
+            raise ValueError(f"the time budget must be above 0 s, not {seconds_budget}")
+        self._oracle = Oracle(target, encoder=encoder, cache_bytes=cache_bytes)
         self._seed = seed
         self._concurrency = concurrency
-        self._query_budget = query_budget
+        self._terms = _Terms(target.answers, query_budget, seconds_budget)
 
     @property
     def stats(self) -> OracleStats:
         """What the target was asked up to now, and what it was spared."""
         return self._oracle.stats
 
-    def fresh(self, texts: Sequence[TextInput], *, judge: Target | None = None) -> FloatArray:
-        """Unrounded probabilities of texts from passes of their own, shape (texts, classes).
+    def fresh(self, request: Request, *, judge: Target | None = None) -> Response:
+        """The response to a request from passes of its own, exact.
 
-        Each text is read alone, nothing is taken from the cache, and it is no query. ``judge`` is
-        asked if given, else the target itself.
+        Each text is read alone and not rounded, nothing is taken from the cache, and it is no
+        query. ``judge`` is asked if given, else the target itself; Embed goes to the encoder.
+
+        Raises:
+            TypeError: a kind of request that nobody here answers.
         """
-        return self._oracle.fresh(judge or self._target, texts)
+        return self._oracle.fresh(request, judge=judge)
 
     def run(self, jobs: Iterable[Job[ResultT]]) -> Iterator[Finished[ResultT]]:
         """Results as examples finish; jobs are taken from the iterable as there is room.
@@ -138,7 +171,7 @@ class Engine:
                     job = next(waiting, None)
                     if job is None:
                         break
-                    example = _Example(job, self._seed, self._query_budget)
+                    example = _Example(job, self._seed, self._terms)
                     finished = example.begin()
                     if finished is None:
                         alive.append(example)
@@ -158,14 +191,22 @@ class Engine:
                 example.close()
 
 
-class _Example(Generic[ResultT]):
-    """One example alive: its coroutine, its random stream and its count of queries."""
+class _Terms(NamedTuple):
+    """What holds for every example: kinds of request that cost, and the budgets."""
 
-    def __init__(self, job: Job[ResultT], seed: int, query_budget: int | None) -> None:
+    answers: frozenset[type[Request]]
+    query_budget: int | None
+    seconds_budget: float | None
+
+
+class _Example(Generic[ResultT]):
+    """One example alive: its coroutine, its random stream and what it has spent."""
+
+    def __init__(self, job: Job[ResultT], seed: int, terms: _Terms) -> None:
         self.request: Request = Predict(())
         self._job = job
         self._stream = RandomStream(seed, job.id)
-        self._query_budget = query_budget
+        self._terms = terms
         self._queries = 0
         self._start = time.perf_counter()
         self._search: Search[ResultT] | None = None
@@ -176,9 +217,9 @@ class _Example(Generic[ResultT]):
 
     def resume(self, answer: Response | Exception) -> Finished[ResultT] | None:
         """Hand over the response, or raise the exception inside; then as :meth:`begin`."""
-        search = self._alive()
         if isinstance(answer, Exception):
-            return self._advance(lambda: search.throw(answer))
+            return self._advance(self._raising(answer))
+        search = self._alive()
         return self._advance(lambda: search.send(answer))
 
     def close(self) -> None:
@@ -196,46 +237,52 @@ class _Example(Generic[ResultT]):
         return self._search
 
     def _advance(self, step: Callable[[], Request]) -> Finished[ResultT] | None:
-        """Take steps until the example waits for an answer that its budget allows, or ends."""
-        refused = False
+        """Take steps until the example waits for an answer that its budgets allow, or ends."""
+        refused: set[type[BudgetExhaustedError]] = set()
         while True:
             try:
                 with self._stream:
                     request = step()
             except StopIteration as end:
                 return self._finished(end.value)
-            except QueryBudgetExhaustedError:
+            except BudgetExhaustedError:
                 return self._finished(exhausted=True)
             except UserError:
                 raise
             except Exception as error:  # an attack may fail in any way
                 return self._finished(error=_reason(error))
-            size = _queries_of(request)
-            if self._query_budget is None or self._queries + size <= self._query_budget:
+            # What the target does not answer is an error by and by, and costs nothing.
+            size = queries_of(request) if type(request) in self._terms.answers else 0
+            refusal = self._refusal(size)
+            if refusal is None:
                 self._queries += size
                 self.request = request
                 return None
-            if refused:
+            if type(refusal) in refused:
                 self.close()
                 return self._finished(exhausted=True)
-            refused = True
-            refusal = QueryBudgetExhaustedError(size, self._query_budget - self._queries)
-            step = self._refuse(refusal)
+            refused.add(type(refusal))
+            step = self._raising(refusal)
 
-    def _refuse(self, refusal: QueryBudgetExhaustedError) -> Callable[[], Request]:
+    def _refusal(self, size: int) -> BudgetExhaustedError | None:
+        """Why a request of so many queries is not answered, if so."""
+        _, most, seconds = self._terms
+        spent = time.perf_counter() - self._start
+        if seconds is not None and spent > seconds:
+            return TimeBudgetExhaustedError(spent, seconds)
+        if most is not None and self._queries + size > most:
+            return QueryBudgetExhaustedError(size, most - self._queries)
+        return None
+
+    def _raising(self, error: Exception) -> Callable[[], Request]:
         search = self._alive()
-        return lambda: search.throw(refusal)
+        return lambda: search.throw(error)
 
     def _finished(
         self, value: ResultT | None = None, *, error: str | None = None, exhausted: bool = False
     ) -> Finished[ResultT]:
         seconds = time.perf_counter() - self._start
         return Finished(self._job.id, value, self._queries, seconds, error, exhausted)
-
-
-def _queries_of(request: Request) -> int:
-    """Texts asked; a kind that will not be answered costs nothing."""
-    return len(request.texts) if isinstance(request, Predict) else 0
 
 
 def _reason(error: Exception) -> str:

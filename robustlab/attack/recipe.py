@@ -10,9 +10,16 @@ A recipe is read like the appendix of a paper::
     goal      = "untargeted-classification"
     knowledge = "score"                  # what the adversary sees of the target
     surface   = "characters"             # what it may change
+    part      = "question"               # where, in a generator's prompt; not for classifiers
 
-    [budget]
-    queries = 2000                       # for one example; may be left out
+    [goal]                               # what the goal needs: a class or text that is wanted …
+    wanted = "positive"
+
+    [budget]                             # of one example; each may be left out
+    queries       = 2000
+    max_edits     = 10                   # words that differ from the original
+    max_edit_rate = 0.2                  # the same as a share of its words
+    seconds       = 60
 
     [[constraint]]                       # any number of them, each with a kind and its numbers
     kind              = "levenshtein-edit-distance"
@@ -24,6 +31,13 @@ A recipe is read like the appendix of a paper::
 
     [search]
     method = "textattack"                # and all that the method is told
+
+A suite names recipes instead; an example counts as broken if one of them breaks it::
+
+    name    = "quick"
+    summary = "one line"
+    paper   = "Croce & Hein 2020, arXiv:2003.01690"
+    suite   = ["deepwordbug", "hotflip"]
 
 Keys that are unknown, missing or of the wrong type are refused, with the file and the key.
 """
@@ -41,23 +55,63 @@ from typing import Any, TypeAlias
 from robustlab.errors import UserError
 from robustlab.resources import recipe_path
 
-__all__ = ["Component", "Option", "Recipe", "Threat", "load_recipe", "parse_recipe"]
+__all__ = [
+    "Budget",
+    "Component",
+    "Option",
+    "Options",
+    "Recipe",
+    "Suite",
+    "Threat",
+    "load_recipe",
+    "parse_recipe",
+]
 
 Option: TypeAlias = str | int | float | bool | tuple["Option", ...]
 """A value that a recipe may give to a component: a scalar, or a list of them."""
 
-_GOALS = ("untargeted-classification",)
+_GOALS = (
+    "untargeted-classification",
+    "targeted-classification",
+    "force-output",
+    "change-answer",
+)
 _KNOWLEDGE = ("white-box", "score", "label")
-_SURFACES = ("characters", "words", "input-tokens")
+_SURFACES = ("characters", "words", "input-tokens", "embeddings")
+_PARTS = ("question", "context")
 
 
 @dataclass(frozen=True, slots=True)
 class Threat:
-    """The threat model: what the adversary wants, sees and may change."""
+    """The threat model: what the adversary wants, sees and may change.
+
+    ``part`` is the part of a generator's prompt that it writes; None for classifiers.
+    """
 
     goal: str
     knowledge: str
     surface: str
+    part: str | None = None
+
+    @property
+    def attacks_generators(self) -> bool:
+        """Whether the goal is one on generated text."""
+        return self.goal in ("force-output", "change-answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent on one example; None for no limit.
+
+    ``max_edits``: words that differ from the original; ``max_edit_rate``: the same as a share of
+    the original's words, at least one. ``seconds`` depends on the machine, so a recipe that
+    states it gives up reproducible outcomes.
+    """
+
+    queries: int | None = None
+    max_edits: int | None = None
+    max_edit_rate: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +126,16 @@ class Component:
 class Recipe:
     """An attack as its file describes it.
 
-    ``search.kind`` is the search method. ``source`` says where the text came from, for messages;
-    ``text`` goes into the run, word for word.
+    ``search.kind`` is the search method, ``goal.kind`` the threat's goal. ``source`` says where
+    the text came from, for messages; ``text`` goes into the run, word for word.
     """
 
     name: str
     summary: str
     paper: str
     threat: Threat
-    query_budget: int | None
+    goal: Component
+    budget: Budget
     constraints: tuple[Component, ...]
     transformations: tuple[Component, ...]
     search: Component
@@ -103,8 +158,114 @@ class Recipe:
         }
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by name, or the user's own by the path of its TOML file.
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Recipes that are run together; robust accuracy is over the worst case of each example."""
+
+    name: str
+    summary: str
+    paper: str
+    recipes: tuple[str, ...]
+    source: str
+    text: str
+
+    def describe(self) -> dict[str, str]:
+        """What goes into the manifest."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "paper": self.paper,
+            "text": self.text,
+        }
+
+
+class Options:
+    """A component's options, taken one by one; what is left over in the end was unknown.
+
+    Each method takes the option of that name. Without a ``default`` the option must be there.
+
+    Raises:
+        UserError: an option that is missing, of the wrong type or out of range, or unknown.
+    """
+
+    def __init__(self, recipe: Recipe, place: str, component: Component) -> None:
+        """``place`` says where the component stands, for messages: ``search``."""
+        self._recipe = recipe
+        self._place = place
+        self._values = dict(component.options)
+        self._known: list[str] = []
+
+    def integer(self, name: str, default: int | None = None, *, minimum: int = 0) -> int:
+        """A whole number."""
+        value = self._take(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise self._wrong(name, f"a whole number, at least {minimum}", value)
+        return value
+
+    def number(
+        self, name: str, default: float | None = None, *, low: float = 0.0, high: float = 1.0
+    ) -> float:
+        """A number from ``low`` to ``high``."""
+        value = self._take(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self._wrong(name, "a number", value)
+        if not low <= value <= high:
+            raise self._wrong(name, f"a number from {low:g} to {high:g}", value)
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """True or false."""
+        value = self._take(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false", value)
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A text that is not empty."""
+        value = self._take(name, default)
+        if not isinstance(value, str) or not value.strip():
+            raise self._wrong(name, "a text", value)
+        return value
+
+    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
+        """One of several texts."""
+        value = self._take(name, default)
+        if value not in choices:
+            raise self._wrong(name, " or ".join(f'"{choice}"' for choice in choices), value)
+        return str(value)
+
+    def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """A list of texts."""
+        value = self._take(name, default)
+        if not isinstance(value, tuple) or not all(isinstance(entry, str) for entry in value):
+            raise self._wrong(name, "a list of texts", value)
+        return tuple(str(entry) for entry in value)
+
+    def finish(self) -> None:
+        """Refuse what has not been taken."""
+        if self._values:
+            key = next(iter(self._values))
+            raise UserError(
+                f"the recipe {self._recipe.source} has an unknown key: {self._place}.{key}; "
+                f"known here: {', '.join(self._known) or 'none'}"
+            )
+
+    def _take(self, name: str, default: Option | None) -> Option:
+        self._known.append(name)
+        value = self._values.pop(name, default)
+        if value is None:
+            raise UserError(f"the recipe {self._recipe.source} lacks a key: {self._place}.{name}")
+        return value
+
+    def _wrong(self, name: str, expected: str, value: Option) -> UserError:
+        return UserError(
+            f"the recipe {self._recipe.source} is wrong at {self._place}.{name}: expected "
+            f"{expected}, found {value!r}"
+        )
+
+
+def load_recipe(name_or_path: str) -> Recipe | Suite:
+    """A shipped recipe or suite by name, or the user's own by the path of its TOML file.
 
     Raises:
         UserError: no such recipe, or a file that is no valid recipe.
@@ -119,8 +280,8 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse_recipe(text, str(path))
 
 
-def parse_recipe(text: str, source: str) -> Recipe:
-    """A recipe from its text; ``source`` names it in messages.
+def parse_recipe(text: str, source: str) -> Recipe | Suite:
+    """A recipe or a suite from its text; ``source`` names it in messages.
 
     Raises:
         UserError: what is wrong, with the key.
@@ -130,18 +291,38 @@ def parse_recipe(text: str, source: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"the recipe {source} is not valid TOML: {error}") from None
     top = _Table(document, source, "")
+    if "suite" in document:
+        suite = Suite(
+            name=top.string("name"),
+            summary=top.string("summary"),
+            paper=top.string("paper"),
+            recipes=top.strings("suite"),
+            source=source,
+            text=text,
+        )
+        top.refuse_rest()
+        return suite
     threat = top.table("threat")
+    goal = threat.choice("goal", _GOALS)
+    generates = goal in ("force-output", "change-answer")
     budget = top.table("budget", required=False)
     recipe = Recipe(
         name=top.string("name"),
         summary=top.string("summary"),
         paper=top.string("paper"),
         threat=Threat(
-            goal=threat.choice("goal", _GOALS),
+            goal=goal,
             knowledge=threat.choice("knowledge", _KNOWLEDGE),
             surface=threat.choice("surface", _SURFACES),
+            part=threat.choice("part", _PARTS) if generates else None,
         ),
-        query_budget=budget.positive("queries"),
+        goal=Component(goal, top.table("goal", required=False).options()),
+        budget=Budget(
+            queries=budget.positive("queries"),
+            max_edits=budget.positive("max_edits"),
+            max_edit_rate=budget.share("max_edit_rate"),
+            seconds=budget.positive("seconds"),
+        ),
         constraints=tuple(table.component("kind") for table in top.tables("constraint")),
         transformations=tuple(table.component("kind") for table in top.tables("transformation")),
         search=top.table("search").component("method"),
@@ -182,6 +363,20 @@ class _Table:
             raise self._wrong(key, "a whole number, at least 1", value)
         return value
 
+    def share(self, key: str) -> float | None:
+        value = self._take(key, required=False)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+            raise self._wrong(key, "a number above 0, at most 1", value)
+        return float(value)
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        value = self._take(key)
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+            raise self._wrong(key, "a list of texts", value)
+        return tuple(value)
+
     def table(self, key: str, *, required: bool = True) -> _Table:
         value = self._take(key, required=required)
         if value is None:
@@ -203,9 +398,13 @@ class _Table:
 
     def component(self, kind_key: str) -> Component:
         """The whole of the table: its kind, and every other key as an option."""
-        kind = self.string(kind_key)
-        options = {key: self._option(key, value) for key, value in self._values.items()}
-        return Component(kind, MappingProxyType(options))
+        return Component(self.string(kind_key), self.options())
+
+    def options(self) -> Mapping[str, Option]:
+        """Whatever has not been read yet."""
+        return MappingProxyType(
+            {key: self._option(key, value) for key, value in self._values.items()}
+        )
 
     def refuse_rest(self) -> None:
         if self._values:

@@ -19,6 +19,9 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "attack": "robustlab.cli.attack:attack",
+    "attacks": "robustlab.cli.attacks:attacks",
+    "compare": "robustlab.cli.compare:compare",
+    "verify": "robustlab.cli.verify:verify",
     "evaluate": "robustlab.cli.evaluate:evaluate",
     "rag-query": "robustlab.cli.rag_query:rag_query",
     "index": "robustlab.cli.index:index",

@@ -17,25 +17,29 @@ from robustlab.cli.config import config_option
 
 __all__ = [
     "SETTINGS",
+    "audit",
     "batch_tokens",
     "common",
     "complete_corpus",
+    "complete_recipe",
     "concurrency",
     "corpus",
     "data",
     "device",
+    "device_alone",
     "generator",
     "index_folder",
     "kind",
     "label_columns",
     "limit",
+    "max_edits",
     "max_new_tokens",
     "out",
     "passage_columns",
     "prompt",
     "query_budget",
     "question_columns",
-    "recipe",
+    "recipes",
     "resume",
     "retriever",
     "seed",
@@ -44,6 +48,7 @@ __all__ = [
     "target",
     "text_column",
     "top_k",
+    "wanted",
 ]
 
 Decorator: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
@@ -81,6 +86,7 @@ def _corpora() -> Iterable[str]:
 
 
 complete_corpus = _completion(_corpora)
+complete_recipe = _completion(_recipes)
 _complete_target = _completion(
     lambda: ("builtin:classifier", "builtin:seq2seq", "builtin:causal", "builtin:retriever", "rag")
 )
@@ -146,15 +152,18 @@ def kind(*kinds: str) -> Decorator:
     )
 
 
+device_alone = click.option(
+    "--device",
+    metavar="auto|cpu|cuda[:N]",
+    default="auto",
+    help="Where models run; auto is the GPU where there is one.",
+)
+
+
 def device(dtype: str) -> Decorator:
     """``--device`` and ``--dtype``."""
     return _together(
-        click.option(
-            "--device",
-            metavar="auto|cpu|cuda[:N]",
-            default="auto",
-            help="Where models run; auto is the GPU where there is one.",
-        ),
+        device_alone,
         click.option(
             "--dtype",
             type=click.Choice(["auto", "fp32", "bf16"]),
@@ -239,12 +248,39 @@ limit = click.option(
     help="Only the first N after a shuffle seeded by --seed.",
 )
 
-recipe = click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    default="deepwordbug",
-    shell_complete=_completion(_recipes),
-    help="Attack: a shipped recipe by name, or a TOML file of your own.",
+recipes = _together(
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        multiple=True,
+        show_default="deepwordbug",
+        shell_complete=complete_recipe,
+        help="Attack: a shipped recipe by name, a TOML file, or textattack:CLASS; repeatable.",
+    ),
+    click.option(
+        "--suite",
+        metavar="NAME|FILE",
+        default=None,
+        shell_complete=complete_recipe,
+        help="Several recipes, judged by the worst case of each example: quick, standard.",
+    ),
+)
+
+wanted = click.option(
+    "--wanted",
+    metavar="TEXT",
+    default=None,
+    show_default="the recipe's",
+    help="The class or the output that a targeted attack is to force.",
+)
+
+max_edits = click.option(
+    "--max-edits",
+    metavar="N",
+    type=_POSITIVE,
+    default=None,
+    show_default="the recipe's",
+    help="Most words that may differ from the original.",
 )
 
 query_budget = click.option(
@@ -299,6 +335,13 @@ skip_bad_rows = click.option(
     is_flag=True,
     show_default=False,
     help="Leave out and count rows that cannot be used.",
+)
+
+audit = click.option(
+    "--audit",
+    is_flag=True,
+    show_default=False,
+    help="Check the finished run as a reviewer would, attacking a few examples again.",
 )
 
 concurrency = click.option(

@@ -14,6 +14,7 @@ from robustlab.metrics.grounding import (
     supported,
 )
 from robustlab.metrics.intervals import Estimate, mean_estimate, rate
+from robustlab.metrics.paired import PairedCounts, holm, mcnemar_exact, paired_difference
 from robustlab.metrics.retrieval import (
     RankedQuestion,
     ndcg_at_k,
@@ -33,6 +34,7 @@ from robustlab.metrics.text import RougeScores, corpus_bleu, perplexity, rouge, 
 
 __all__ = [
     "Estimate",
+    "PairedCounts",
     "RankedQuestion",
     "RobustnessSummary",
     "RougeScores",
@@ -45,10 +47,13 @@ __all__ = [
     "exact_match",
     "groundedness",
     "hallucination_rate",
+    "holm",
     "is_refusal",
+    "mcnemar_exact",
     "mean_estimate",
     "ndcg_at_k",
     "normalise",
+    "paired_difference",
     "perplexity",
     "rate",
     "recall_at_k",

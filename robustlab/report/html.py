@@ -1,31 +1,97 @@
-"""A run as one HTML page that needs nothing but itself."""
+"""A run or a suite as one HTML page that needs nothing but itself, with figures beside it."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from robustlab.report.measures import measures
-from robustlab.report.outcomes import flat, show
+from robustlab.report.charts import fates, success_chart
+from robustlab.report.curves import Budget, success_curves
+from robustlab.report.figures import can_draw, draw_curves
+from robustlab.report.measures import Measure
+from robustlab.report.outcomes import Shown, flat, show
+from robustlab.report.results import RecipeResult, Results, read_run, read_suite
+from robustlab.report.tables import curves_csv, examples_csv
 from robustlab.report.terminal import safe_text
 
 if TYPE_CHECKING:
     from robustlab.runs import RunDirectory
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_suite_report"]
 
-_ROWS = 500
-"""The most outcomes on a page; beyond it a browser gets slow, and outcomes.jsonl has them all."""
-_SHOWN_APART = ("command_line", "threat_model")  # and the recipe's text, as it was written
+_ROWS = 5000
+"""The most outcomes on a page, about 10 MB; beyond it a browser gets slow."""
+
+_HEADLINE = ("clean accuracy", "robust accuracy", "attack success rate")
+_BUDGETS: tuple[Budget, ...] = ("queries", "edits")
+_THREAT = ("goal", "knowledge", "surface", "part", "query_budget")  # in this order; then the rest
+_SHOWN_APART = ("command_line", "threat_model", "recipe", "recipes", "suite", "learned")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An outcome in the list of examples."""
+
+    shown: Shown
+    recipe: str
+    worst: bool
 
 
 def write_report(run: RunDirectory) -> Path:
     """Write ``report.html`` into a run directory, from what lies in it; returns its path.
 
-    Threat model, numbers with their intervals, outcomes with marked changes, and the manifest.
-    Every text in it is escaped, and control characters are spelled out as on the terminal.
+    Beside it, for an attack: ``examples.csv``, and in ``figures/`` the curves of success against
+    queries and against edits as CSV, PNG and SVG. The pictures are left out, and the page says
+    so, where matplotlib is not installed. Every text of the page is escaped, and control
+    characters are spelled out as on the terminal.
     """
+    return _write(read_run(run))
+
+
+def write_suite_report(folder: Path) -> Path:
+    """Write ``report.html`` and what belongs to it into a suite's folder; returns its path.
+
+    As :func:`write_report`, with all recipes and the worst case over them.
+
+    Raises:
+        UserError: the folder holds no suite.
+    """
+    return _write(read_suite(folder))
+
+
+def _write(results: Results) -> Path:
+    if results.is_attack:
+        _write_figures(results)
+    return results.directory.write_text("report.html", _page(results))
+
+
+def _write_figures(results: Results) -> None:
+    write = results.directory.write_file
+    write("examples.csv", examples_csv(results))
+    for budget in _BUDGETS:
+        curves = success_curves(results, budget)
+        write(f"figures/success-by-{budget}.csv", curves_csv(curves, budget))
+        if curves and can_draw():
+            title = safe_text(f"{_title(results)}: {results.label}")
+            for kind, content in draw_curves(curves, budget, title).items():
+                write(f"figures/success-by-{budget}.{kind}", content)
+
+
+def _title(results: Results) -> str:
+    """``builtin:classifier on reviews``."""
+    target, data = (results.manifest.get(part) or {} for part in ("target", "data"))
+    return safe_text(f"{target.get('spec', '')} on {data.get('name', '')}")
+
+
+def _page(results: Results) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -36,26 +102,139 @@ def write_report(run: RunDirectory) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["safe_text"] = safe_text
-    manifest = run.manifest
-    outcomes = run.outcomes()
-    recipe = manifest.get("recipe") or {}
-    page = environment.get_template("report.html").render(
-        command=manifest.get("command", ""),
+    environment.filters["safe_lines"] = lambda text: "\n".join(map(safe_text, text.split("\n")))
+    manifest = results.manifest
+    style, script = _part("report.css"), _part("report.js")
+    entries = list(islice(_entries(results), _ROWS))
+    attack = results.is_attack
+    return environment.get_template("report.html").render(
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        results=results,
+        title=_title(results),
+        about=manifest.get("suite") or results.whole.recipe,
         command_line=shlex.join(map(str, manifest.get("command_line", ()))),
-        started=manifest.get("started", ""),
-        target=(manifest.get("target") or {}).get("spec", ""),
-        data=(manifest.get("data") or {}).get("name", ""),
-        recipe=recipe,
-        complete=run.is_complete,
-        threat_model=flat(manifest.get("threat_model") or {}),
-        measures=measures(run.summary or {}),
-        rows=[show(outcome) for outcome in outcomes[:_ROWS]],
-        outcomes=len(outcomes),
-        manifest=flat(
+        circumstances=list(_circumstances(manifest)),
+        complete=results.directory.is_complete,
+        headline=_chosen(results.measures, attack, inside=True),
+        measures=_chosen(results.measures, attack, inside=False),
+        sentence=_sentence(results) if attack else "",
+        statuses=_statuses(results.whole) if attack else [],
+        charts=[
+            chart
+            for budget in (_BUDGETS if attack else ())
+            if (chart := success_chart(success_curves(results, budget), budget))
+        ],
+        strips=fates(results) if results.is_suite and results.whole.outcomes else (),
+        drawn=can_draw(),
+        descriptions=[_describe(recipe) for recipe in results.recipes] if attack else [],
+        entries=entries,
+        entries_in_all=sum(len(recipe.outcomes) for recipe in results.recipes),
+        entry_statuses=sorted(Counter(entry.shown.status for entry in entries).items()),
+        manifest=flat({key: manifest[key] for key in manifest if key not in _SHOWN_APART}),
+        summary=flat(
             {
-                **{key: value for key, value in manifest.items() if key not in _SHOWN_APART},
-                "recipe": {key: value for key, value in recipe.items() if key != "text"},
+                key: value
+                for key, value in results.whole.summary.items()
+                if key not in ("recipes", "audit")
             }
         ),
     )
-    return run.write_text("report.html", page)
+
+
+def _part(name: str) -> str:
+    return resources.files("robustlab.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """What the page's content security policy knows its own style and script by."""
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _chosen(found: Sequence[Measure], attack: bool, *, inside: bool) -> list[Measure]:
+    """An attack's three rates, or all other numbers."""
+    return [measure for measure in found if (attack and measure.name in _HEADLINE) == inside]
+
+
+def _circumstances(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What one wants to know before the numbers: ``split test``, ``100 of 250 examples``, …"""
+    data, target = (manifest.get(part) or {} for part in ("data", "target"))
+    if data.get("split"):
+        yield f"split {data['split']}"
+    if data.get("items") is not None:
+        every = data["items"] == data.get("available", data["items"])
+        yield f"all {data['items']:,}" if every else f"{data['items']:,} of {data['available']:,}"
+    if data.get("skipped_rows"):
+        yield f"{data['skipped_rows']:,} bad rows skipped"
+    if target.get("dtype"):
+        yield f"{target['dtype']} on {target.get('device', 'cpu')}"
+    if manifest.get("seed") is not None:
+        yield f"seed {manifest['seed']}"
+    if manifest.get("started"):
+        yield f"{str(manifest['started'])[:16].replace('T', ' ')} UTC"
+    version = (manifest.get("robustlab") or {}).get("version")
+    if version:
+        yield f"robustlab {version}"
+
+
+def _sentence(results: Results) -> str:
+    """The result in words."""
+    attacked, broken = len(results.whole.attacked), len(results.whole.broken)
+    if not attacked:
+        return (
+            "No example was attacked: the target got none of them right, or none could be judged."
+        )
+    if results.is_suite:
+        who = "At least one recipe broke"
+    elif results.whole.embedded:
+        who = "Perturbing embeddings, which no text realises, broke"
+    else:
+        who = "The attack broke"
+    return f"{who} {broken:,} of the {attacked:,} examples that the target gets right without it."
+
+
+def _statuses(whole: RecipeResult) -> list[tuple[str, int, float]]:
+    """(status, examples, share of all) for those that occur."""
+    counts = Counter(str(outcome.get("status")) for outcome in whole.outcomes)
+    order = ("succeeded", "failed", "skipped", "error")
+    return [
+        (status, counts[status], counts[status] / counts.total())
+        for status in order
+        if counts[status]
+    ]
+
+
+def _describe(recipe: RecipeResult) -> dict[str, Any]:
+    """A recipe's own words and its threat model."""
+    threat = recipe.manifest.get("threat_model") or {}
+    learned = {k: v for k, v in (recipe.manifest.get("learned") or {}).items() if k != "data"}
+    last = {"constraints": threat.get("constraints"), "learned": learned}
+    ordered = {key: threat.get(key) for key in _THREAT} | dict(threat)
+    ordered = {key: value for key, value in ordered.items() if key not in last} | last
+    return {
+        "name": recipe.name,
+        "embedded": recipe.embedded,
+        "summary": recipe.recipe.get("summary", ""),
+        "paper": recipe.recipe.get("paper", ""),
+        "text": recipe.recipe.get("text", ""),
+        "facts": [(name.replace("_", " "), value) for name, value in flat(ordered)],
+    }
+
+
+def _entries(results: Results) -> Iterator[_Entry]:
+    """Outcomes by example, then by recipe in the suite's order."""
+    worst = (
+        {(str(outcome["id"]), outcome.get("recipe")) for outcome in results.whole.outcomes}
+        if results.is_suite
+        else set()
+    )
+    found = [
+        (str(outcome["id"]), number, recipe.name, outcome)
+        for number, recipe in enumerate(results.recipes)
+        for outcome in recipe.outcomes
+    ]
+    for key, _, name, outcome in sorted(found, key=lambda entry: entry[:2]):
+        yield _Entry(show(outcome), name if results.is_suite else "", (key, name) in worst)

@@ -53,7 +53,7 @@ _FORMS = {
     "model_seconds": "{:,.1f} s",
 }
 
-_TROUBLE = ("errors", "unverified", "resumed")
+_TROUBLE = ("errors", "unverified", "broken_constraints", "resumed", "fit_queries")
 
 _NAMES = {
     "bleu": "BLEU",
@@ -64,6 +64,8 @@ _NAMES = {
     "rougeL": "ROUGE-L",
     "errors": "errors, in no rate",
     "unverified": "successes not confirmed",
+    "broken_constraints": "texts that broke a constraint",
+    "fit_queries": "queries spent on fitting",
     "resumed": "outcomes found on resuming",
     "queries_mean": "mean queries",
     "queries_total": "queries in all",

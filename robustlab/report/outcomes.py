@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -20,45 +20,57 @@ _TEXTS = {
     "answers": "truth",
 }
 
+# Fields of an attack's outcomes that say what is the matter with them.
+_WARNINGS = ("embedded", "unverified", "broken_constraint", "error")
+
+_LONGEST_LIST = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """An outcome laid out.
 
-    ``good`` says whether the target did well; ``note`` is one line on what the attack did;
+    ``good`` says whether the target did well, None where there is nothing to say. ``note`` is
+    one line on what the attack did, ``warnings`` are sentences about what does not count.
     ``texts`` are named texts in pieces, ``facts`` all other fields by their dotted names.
     """
 
     id: str
     status: str
-    good: bool
+    good: bool | None
     note: str
+    warnings: tuple[str, ...]
     texts: tuple[tuple[str, tuple[Piece, ...]], ...]
     facts: tuple[tuple[str, str], ...]
 
 
 def show(outcome: Mapping[str, Any]) -> Shown:
     """Lay out an outcome of an attack or of an evaluation."""
-    apart = {"id", "status", "original", "perturbed", *_TEXTS}
+    apart = {"id", "status", "original", "perturbed", *_WARNINGS, *_TEXTS}
+    for key in ("original_output", "perturbed_output"):
+        if _generated(outcome, key):
+            apart.add(key)
     status, good = _status(outcome)
     return Shown(
         str(outcome["id"]),
         status,
         good,
         _note(outcome),
+        tuple(_warnings(outcome)),
         tuple(_texts(outcome)),
         tuple(flat({key: value for key, value in outcome.items() if key not in apart})),
     )
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested entries as (dotted name, text); empty ones are left out."""
+    """Nested entries as (dotted name, text); empty ones are left out, long lists cut."""
     rows: list[tuple[str, str]] = []
     for key, entry in value.items():
         if isinstance(entry, Mapping):
             rows += flat(entry, f"{prefix}{key}.")
         elif isinstance(entry, list):
-            rows.append((prefix + key, ", ".join(map(_plain, entry))))
+            rest = f", … ({len(entry)} in all)" if len(entry) > _LONGEST_LIST else ""
+            rows.append((prefix + key, ", ".join(map(_plain, entry[:_LONGEST_LIST])) + rest))
         elif entry is not None:
             rows.append((prefix + key, _plain(entry)))
     return rows
@@ -68,9 +80,9 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _status(outcome: Mapping[str, Any]) -> tuple[str, bool]:
+def _status(outcome: Mapping[str, Any]) -> tuple[str, bool | None]:
     if "status" in outcome:
-        return str(outcome["status"]), outcome["status"] == "failed"
+        return str(outcome["status"]), {"failed": True, "succeeded": False}.get(outcome["status"])
     for key in ("correct", "exact_match"):
         if key in outcome:
             return ("right", True) if outcome[key] else ("wrong", False)
@@ -81,17 +93,47 @@ def _status(outcome: Mapping[str, Any]) -> tuple[str, bool]:
 def _note(outcome: Mapping[str, Any]) -> str:
     """``negative 0.98 → positive 0.61, 2 words changed, 41 queries``, as far as it is known."""
     outputs = [outcome.get("original_output"), outcome.get("perturbed_output")]
+    known = [output for output in outputs if isinstance(output, Mapping)]
+    edits = None if outcome.get("embedded") else outcome.get("edits")
     parts = [
         " → ".join(
             f"{output['label']} {output['probability']:.2f}"
-            for output in outputs
-            if isinstance(output, Mapping)
+            for output in known
+            if {"label", "probability"} <= output.keys()
         ),
-        _counted(outcome.get("edits"), "word changed", "words changed"),
+        f"truth {outcome['truth']}" if outcome.get("status") == "skipped" and known else "",
+        *_measured(known),
+        _counted(edits, "word changed", "words changed"),
         _counted(outcome.get("queries"), "query", "queries"),
-        str(outcome.get("error", "")),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _measured(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """``f1 1.00 → 0.00``: what generated texts were measured by."""
+    for key, value in outputs[0].items() if outputs else ():
+        if "text" in outputs[0] and isinstance(value, float):
+            values = [output.get(key) for output in outputs]
+            yield f"{key} " + " → ".join(
+                f"{value:.2f}" for value in values if isinstance(value, int | float)
+            )
+
+
+def _warnings(outcome: Mapping[str, Any]) -> Iterator[str]:
+    if outcome.get("embedded"):
+        yield (
+            "Not realisable as text: the perturbation lies in embedding space. It bounds the "
+            "damage from above and counts in no worst case."
+        )
+    if outcome.get("unverified"):
+        yield (
+            "Not confirmed: the attack claimed success, and a fresh forward pass on the text did "
+            "not show it."
+        )
+    if "broken_constraint" in outcome:
+        yield f"Breaks a constraint against the original: {outcome['broken_constraint']}"
+    if "error" in outcome:
+        yield f"Could not be attacked or judged: {outcome['error']}"
 
 
 def _counted(number: Any, one: str, many: str) -> str:
@@ -100,7 +142,9 @@ def _counted(number: Any, one: str, many: str) -> str:
 
 def _texts(outcome: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     if "original" in outcome:
-        before, after = _fields(outcome["original"]), _fields(outcome.get("perturbed"))
+        # What an attack on embeddings has for a text is at best a stand-in.
+        perturbed = None if outcome.get("embedded") else outcome.get("perturbed")
+        before, after = _fields(outcome["original"]), _fields(perturbed)
         for old, new in zip_longest(before, after):
             if old is None or new is None or old == new:
                 yield "text", ((old or new, False),)
@@ -108,11 +152,33 @@ def _texts(outcome: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Piece, ...]]
                 marked = changed_pieces(old, new)
                 yield "before", marked[0]
                 yield "after", marked[1]
+        yield from _outputs(outcome)
     for key, name in _TEXTS.items():
         if key in outcome:
-            text = outcome[key]
-            text = " | ".join(map(str, text)) if isinstance(text, list) else str(text)
-            yield name, ((text, False),)
+            yield name, ((_listed(outcome[key]), False),)
+
+
+def _outputs(outcome: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    """What a generator said before and after, what was wanted of it, and what is right."""
+    before, after = (_generated(outcome, key) for key in ("original_output", "perturbed_output"))
+    for name, output in (("output", before), ("output after", after)):
+        if output:
+            yield name, ((str(output["text"]), False),)
+    if before:
+        if "wanted" in before:
+            yield "wanted", ((str(before["wanted"]), False),)
+        if outcome.get("truth") is not None:
+            yield "truth", ((_listed(outcome["truth"]), False),)
+
+
+def _generated(outcome: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A generator's output with its measures; nothing for classifiers."""
+    output = outcome.get(key)
+    return output if isinstance(output, Mapping) and "text" in output else {}
+
+
+def _listed(text: Any) -> str:
+    return " | ".join(map(str, text)) if isinstance(text, list) else str(text)
 
 
 def _fields(text: Any) -> list[str]:

@@ -206,14 +206,25 @@ class RunDirectory:
         self._manifest = json.loads(content)
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file made from the run, such as ``report.html``; returns its path.
+        """Write a text made from the run, such as ``report.html``; as :meth:`write_file`."""
+        return self.write_file(name, text.encode("utf-8", "backslashreplace"))
 
+    def write_file(self, name: str, content: bytes) -> Path:
+        """Write a file made from the run, at once or not at all; returns its path.
+
+        ``name`` may begin with one sub folder, as in ``figures/x.png``, which is made if need be.
         Needs no lock: whoever renders last wins, and the run's own files are refused.
         """
-        if Path(name).name != name or name in ("", "..", _MANIFEST, _OUTCOMES, _SUMMARY):
+        parts = name.split("/")
+        taken = name in (_MANIFEST, _OUTCOMES, _SUMMARY)
+        if taken or len(parts) > 2 or any(part in ("", ".", "..") for part in parts):
             raise ValueError(f"{name!r} is not the name of a file to write beside a run")
-        _replace(self._path / name, text.encode("utf-8", "backslashreplace"))
-        return self._path / name
+        file = self._path / name
+        if file.parent != self._path:
+            with _disk_errors(self._path):
+                file.parent.mkdir(exist_ok=True)
+        _replace(file, content)
+        return file
 
 
 def _refuse_taken(path: Path) -> None:
