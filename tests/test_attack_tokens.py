@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from planted import WORDS, PlantedTarget, begin, drive
 
+from robustlab.attack.engine import TimeBudgetExhaustedError
 from robustlab.attack.goals import ForceOutput, Frame, UntargetedClassification
 from robustlab.attack.method import Start
 from robustlab.attack.tokens import (
@@ -111,3 +112,13 @@ def test_what_these_attacks_cannot_begin_with() -> None:
     hidden = Start(start.text, start.goal, Predictions(np.zeros((1, 2), dtype=np.float32)))
     with pytest.raises(UserError, match="mine needs a white-box target"):
         needed_vocabulary(hidden, "mine")
+
+
+def test_when_the_time_is_over_there_is_no_answer() -> None:
+    over = TimeBudgetExhaustedError(2.0, 1.0)
+    goal = BudgetedGoal(UntargetedClassification(0), None)
+    for search, answer in [(goal.look(["good"]), None), (goal.slopes(["good"]), ())]:
+        next(search)
+        with pytest.raises(StopIteration) as end:
+            search.throw(over)
+        assert end.value.value == answer

@@ -14,6 +14,7 @@ from robustlab.errors import UserError
 SEARCH = """
 length = 2
 init = "the"
+examples = 100
 passes = 2
 batch = 2
 candidates = 3

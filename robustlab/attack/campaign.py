@@ -15,19 +15,23 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from robustlab.attack.engine import Engine, Finished, Job, QueryBudgetExhaustedError, Search
+from robustlab.attack.engine import BudgetExhaustedError, Engine, Finished, Job, Search
 from robustlab.attack.examples import AttackExample, AttackSet
 from robustlab.attack.goals import Verdict
 from robustlab.attack.method import Found, Method, Start, UniversalMethod
 from robustlab.attack.methods import build_method
 from robustlab.attack.oracle import OracleStats
 from robustlab.attack.recipe import Component, Recipe
+from robustlab.attack.words import edits, fields
 from robustlab.errors import UserError
-from robustlab.metrics.robustness import RobustnessSummary, changed_words, robustness_summary
+from robustlab.metrics.robustness import RobustnessSummary, robustness_summary
 from robustlab.models.target import (
     Embed,
     Embeddings,
     Gradient,
+    Predict,
+    Predictions,
+    Response,
     Target,
     TextInput,
     Vocabulary,
@@ -257,9 +261,9 @@ class Campaign:
         # Kept as counts, because a pass over all outcomes after each would grow with its square.
         statuses = Counter(outcome["status"] for outcome in outcomes)
         queries = 0
-        start = time.perf_counter()
         method = self._ready(run)
         engine = self._engine()
+        start = time.perf_counter()
         for outcome in self._attack(engine, method, done={outcome["id"] for outcome in outcomes}):
             run.append(outcome)
             outcomes.append(outcome)
@@ -335,8 +339,9 @@ class Campaign:
 
         def start(rng: np.random.Generator) -> Search[Mapping[str, Any]]:
             starts = []
-            for example in training.examples:
-                answer = yield example.goal.question([example.text])
+            for example, answer in zip(
+                training.examples, (yield from _answers(training.examples)), strict=True
+            ):
                 if not example.goal.verdicts(answer)[0].met:
                     starts.append(Start(example.text, example.goal, answer, None, self._vocabulary))
             return (yield from method.fit(starts, rng))
@@ -347,6 +352,7 @@ class Campaign:
         return {
             "what": dict(finished.value),
             "queries": finished.queries,
+            "seconds": finished.seconds,
             "examples": len(training.examples),
             "data": dict(training.data),
         }
@@ -369,7 +375,7 @@ class Campaign:
             begin = Start(text, goal, answer, left, self._vocabulary, budget.max_edits)
             try:
                 found = yield from method.attack(begin, rng)
-            except QueryBudgetExhaustedError:
+            except BudgetExhaustedError:
                 found = Found(text, claims_success=False)
             broken = None
             if found.text != text:
@@ -403,7 +409,7 @@ class Campaign:
             "perturbed_output": None if verdict is None else self.examples.output(verdict, example),
             "truth": example.truth,
             "queries": finished.queries,
-            "edits": None if text is None else _edits(example.text, text),
+            "edits": None if text is None else edits(example.text, text),
             "similarity": similarity,
             "seconds": finished.seconds,
         }
@@ -446,10 +452,23 @@ class Campaign:
         """Cosine of the two texts' sentence embeddings; the parts of a pair are joined."""
         if perturbed is None or self._encoder is None:
             return None
-        answer = engine.fresh(Embed((_joined(original), _joined(perturbed))))
+        answer = engine.fresh(Embed((" ".join(fields(original)), " ".join(fields(perturbed)))))
         assert isinstance(answer, Embeddings)
         before, after = answer.vectors.astype(np.float64)
         return round(float(before @ after), 4)
+
+
+def _answers(examples: Sequence[AttackExample]) -> Search[list[Response]]:
+    """What the target says of each original; classes are asked for all at once."""
+    question = examples[0].goal.question([example.text for example in examples])
+    if isinstance(question, Predict):
+        answer = yield question
+        assert isinstance(answer, Predictions)
+        return [Predictions(row[np.newaxis]) for row in answer.probabilities]
+    answers = []
+    for example in examples:
+        answers.append((yield example.goal.question([example.text])))
+    return answers
 
 
 def _other_budgets(recipe: Recipe) -> dict[str, int | float]:
@@ -465,10 +484,6 @@ def _at(values: Any, place: str) -> Any:
     return values
 
 
-def _joined(text: TextInput) -> str:
-    return text if isinstance(text, str) else " ".join(text)
-
-
 def _in_words(constraint: Component) -> str:
     """A constraint on one line; of lists only their length."""
     options = ", ".join(
@@ -476,13 +491,6 @@ def _in_words(constraint: Component) -> str:
         for name, value in constraint.options.items()
     )
     return f"{constraint.kind} ({options})" if options else constraint.kind
-
-
-def _edits(original: TextInput, perturbed: TextInput) -> int:
-    """Words changed, in both texts of a pair."""
-    before = (original,) if isinstance(original, str) else original
-    after = (perturbed,) if isinstance(perturbed, str) else perturbed
-    return sum(len(changed_words(old, new)) for old, new in zip(before, after, strict=True))
 
 
 def _queries(outcomes: Sequence[Outcome]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlab.attack.engine import Search
+from robustlab.attack.engine import BudgetExhaustedError, Search
 from robustlab.attack.goals import Frame, Goal, Look
 from robustlab.attack.method import Start
 from robustlab.errors import UserError
@@ -86,10 +86,11 @@ class OwnTokens:
 
 
 class BudgetedGoal:
-    """A goal that asks no more than the example's queries allow.
+    """A goal that asks no more than the example's budget allows.
 
-    What is asked is cut to what there is room for; the length of the answer says how much that
-    was. A look at n texts costs n queries, and one more where only a generated text decides.
+    What is asked is cut to what there are queries for; the length of the answer says how much that
+    was. A look at n texts costs n queries, and one more where only a generated text decides. When
+    the example's time is over there is no answer either, so that a search can return its best.
     """
 
     def __init__(self, goal: Goal, queries: int | None) -> None:
@@ -105,7 +106,10 @@ class BudgetedGoal:
             self._left -= len(texts) + self._generates if texts else 0
         if not texts:
             return None
-        return (yield from self._goal.look(texts))
+        try:
+            return (yield from self._goal.look(texts))
+        except BudgetExhaustedError:
+            return None
 
     def slopes(
         self, texts: Sequence[TextInput], shifts: tuple[FloatArray, ...] = ()
@@ -116,7 +120,10 @@ class BudgetedGoal:
             self._left -= len(texts)
         if not texts:
             return ()
-        return (yield from self._goal.slopes(texts, shifts)).items
+        try:
+            return (yield from self._goal.slopes(texts, shifts)).items
+        except BudgetExhaustedError:
+            return ()
 
 
 def first_order(gradient: FloatArray, vocabulary: Vocabulary) -> FloatArray:

@@ -89,6 +89,7 @@ class UniversalTrigger:
     constraints: Constraints
     length: int
     init: str
+    examples: int
     passes: int
     batch: int
     candidates: int
@@ -117,16 +118,26 @@ class UniversalTrigger:
         triggers: dict[int | None, str] = {}
         history: list[dict[str, Any]] = []
         successes = 0.0
+        learned_from = 0
         for truth in sorted(groups, key=lambda key: -1 if key is None else key):
-            group = groups[truth]
+            everyone = groups[truth]
+            chosen = rng.permutation(len(everyone))[: self.examples]
+            group = [everyone[place] for place in sorted(chosen.tolist())]
+            learned_from += len(group)
             best = -1.0
             for number in range(self.passes):
                 before = tuple(triggers[truth].split()) if number else self._begin()
                 trigger = yield from self._pass(group, before, rng)
                 (_,), (success,) = yield from _measure(group, [trigger])
                 text = " ".join(trigger)
-                entry = {"class": truth, "pass": number + 1, "trigger": text, "success": float(success)}
-                history.append(entry)
+                history.append(
+                    {
+                        "class": truth,
+                        "pass": number + 1,
+                        "trigger": text,
+                        "success": float(success),
+                    }
+                )
                 if success > best:
                     best, triggers[truth] = float(success), text
             successes += best * len(group)
@@ -135,7 +146,7 @@ class UniversalTrigger:
             "trigger": {str(key): text for key, text in triggers.items()}
             if single is None
             else single,
-            "train_success": successes / len(starts),
+            "train_success": successes / learned_from,
             "history": history,
         }
 
@@ -253,6 +264,7 @@ def universal_method(recipe: Recipe) -> Method:
         constraints=build_constraints(recipe),
         length=options.integer("length", minimum=1),
         init=options.text("init"),
+        examples=options.integer("examples", minimum=1),
         passes=options.integer("passes", minimum=1),
         batch=options.integer("batch", minimum=1),
         candidates=options.integer("candidates", minimum=1),

@@ -9,7 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Recorder:
 
     def __init__(self, target: Any) -> None:
         self.requests: list[Any] = []
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.target = target
         self.spec, self.kind = target.spec, target.kind
         self.answers, self.label_names = target.answers, target.label_names
