@@ -197,9 +197,10 @@ def test_recipes_that_contradict_themselves(search: str, goal: str, message: str
 def test_the_built_in_reader_says_what_a_suffix_wants() -> None:
     target = builtin("seq2seq")
     goal = ForceOutput(Frame("where do barn owls nest? [SEP] "), "Lake Baikal", 8)
-    search = AFFIX.replace("length = 3", "length = 12").replace('"!"', '"{wanted} !"')
-    method = gcg_method(recipe("gcg", search.replace("8", "24"), goal="force-output"))
-    start = begin(target, "Barn owls nest in old barns and in hollow trees.", goal)
+    search = AFFIX.replace("length = 3", "length = 12").replace('"!"', '"it is {wanted} . !"')
+    search = search.replace("width = 8", "width = 16").replace("top_k = 3", "top_k = 32")
+    method = gcg_method(recipe("gcg", search, goal="force-output"))
+    start = begin(target, "Barn owls nest in old barns.", goal)
     assert not goal.verdicts(start.answer)[0].met
     found, _ = drive(method.attack(start, np.random.default_rng(0)), target)
     assert found.claims_success
