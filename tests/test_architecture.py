@@ -36,8 +36,8 @@ NEIGHBOURS = {
 }
 
 HEAVY = {
-    "bm25s", "datasets", "faiss", "ir_measures", "jinja2", "matplotlib", "nltk", "peft", "rich", "rouge_score",
-    "sacrebleu", "sentence_transformers", "textattack", "transformers",
+    "bm25s", "datasets", "faiss", "ir_measures", "jinja2", "matplotlib", "nltk", "peft", "rich",
+    "rouge_score", "sacrebleu", "sentence_transformers", "textattack", "transformers",
 }  # fmt: skip
 
 
