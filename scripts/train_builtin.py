@@ -4,9 +4,13 @@
     python scripts/train_builtin.py seq2seq --data ../shared/data --work build/seq2seq
     python scripts/train_builtin.py causal --data ../shared/data --work build/causal \\
         --warm-start build/seq2seq --rank 64 --read-steps 120 --retrieve-steps 180
+    python scripts/train_builtin.py causal --data ../shared/data --work build/causal-2 \\
+        --warm-start build/causal --rank 64 --seed 1 --read-steps 60 --retrieve-steps 240 \\
+        --adapt-steps 350
     python scripts/train_builtin.py classifier --data ../shared/data --work build/classifier
 
-These commands made the files that are shipped, with what the cards note beside them. Each run
+These commands made the files that are shipped, with what the cards note beside them; when the first
+run of the decoder-only reader was made, its copy head did not reread the prompt yet. Each run
 checkpoints into ``--work`` and goes on from there when started again. At the end the parameters
 are written as fp16 safetensors with a ``.json`` card beside them, into ``--out`` (default: where
 the package ships them), so that a longer or better run replaces the files without a change of

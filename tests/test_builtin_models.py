@@ -59,7 +59,7 @@ def test_the_classifier_knows_sst2() -> None:
     assert accuracy(target, str(SHARED / "sst2"), "validation") >= 0.86
 
 
-@pytest.mark.parametrize(("reader", "least"), [("builtin:seq2seq", 0.5), ("builtin:causal", 0.33)])
+@pytest.mark.parametrize(("reader", "least"), [("builtin:seq2seq", 0.5), ("builtin:causal", 0.42)])
 def test_readers_answer_from_retrieved_passages(reader: str, least: float) -> None:
     """A sample of the test split; the whole split is in docs/BENCHMARKS.md."""
     questions = sample(load_corpus("fieldguide").questions["test"], 60, seed=0)
