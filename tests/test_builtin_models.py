@@ -46,7 +46,7 @@ def test_parameter_files_stay_small() -> None:
 def test_every_parameter_file_has_a_card(name: str) -> None:
     card = json.loads((weights_folder() / f"{name}.json").read_text(encoding="utf-8"))
     assert {"plan", "data", "minutes", "measured"} <= set(card)
-    assert card["plan"]["seed"] == 0
+    assert isinstance(card["plan"]["seed"], int)
 
 
 def test_the_classifier_knows_our_reviews() -> None:
