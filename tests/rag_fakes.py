@@ -79,6 +79,20 @@ class FixedRetriever:
             for question in questions
         ]
 
+    def search_with(
+        self, questions: Sequence[str], added: Sequence[Sequence[Passage]], k: int
+    ) -> list[list[Hit]]:
+        """What is added comes first, with score 1."""
+        return [
+            [
+                Hit(passage, score, rank)
+                for rank, (passage, score) in enumerate(
+                    [*((p, 1.0) for p in new), *((h.passage, h.score) for h in hits)][:k], 1
+                )
+            ]
+            for new, hits in zip(added, self.search(questions, k), strict=True)
+        ]
+
     def fingerprint(self) -> str:
         return content_hash(["listed", *self._found])
 

@@ -24,7 +24,10 @@ FLOORS = {
     "retrieval": 4,
     "rag": 5,
     "evaluation": 6,
-    "cli": 7,
+    "defense": 6,
+    "poisoning": 7,
+    "training": 8,
+    "cli": 9,
 }
 
 # Rooms on one floor that lean on each other in one direction only.

@@ -12,7 +12,18 @@ from tiny import save_tiny
 
 from robustlab.data import Passage, load_corpus
 from robustlab.errors import UserError
-from robustlab.models.target import Embed, Generate, Score, Target
+from robustlab.models.target import (
+    Ask,
+    Direction,
+    Embed,
+    Generate,
+    Gradient,
+    Reply,
+    Retrieval,
+    Retrieve,
+    Score,
+    Target,
+)
 from robustlab.rag import RagAnswer, RagPipeline, load_prompt, load_rag
 
 OWL = Passage("p1", "Owl", "It hoots.")
@@ -64,7 +75,7 @@ def test_a_pipeline_is_a_target() -> None:
     pipeline = fixed()
     assert isinstance(pipeline, Target)
     assert pipeline.kind == "rag"
-    assert pipeline.answers == {Generate, Score}
+    assert pipeline.answers == {Ask, Retrieve, Generate, Score}
     generated = pipeline.answer(Generate(("who clucks?", "who hoots?"), 4))
     assert generated.texts == ("hen", "the owl")
     assert pipeline.generator.requests[-1].max_new_tokens == 4
@@ -74,7 +85,7 @@ def test_a_pipeline_is_a_target() -> None:
     with pytest.raises(TypeError, match=r"rag .* does not answer Embed"):
         pipeline.answer(Embed(("text",)))
     unscored = RagPipeline(pipeline.retriever, FixedGenerator({}, scores=False), READER)
-    assert unscored.answers == {Generate}
+    assert unscored.answers == {Ask, Retrieve, Generate}
     with pytest.raises(TypeError, match="does not answer Score"):
         unscored.answer(Score(("who hoots?",), ("owl",)))
 
@@ -85,6 +96,26 @@ def test_a_long_output_gets_its_room_when_it_is_scored() -> None:
     short, long = pipeline.generator.requests[-1].prompts
     assert "clucks" in short
     assert "clucks" not in long
+
+
+def test_a_score_inside_takes_whole_prompts() -> None:
+    pipeline = fixed()
+    pipeline.answer(Score(("who hoots?\n[SEP] Cats.",), ("owl",), inside=True))
+    assert pipeline.generator.requests[-1].prompts == ("who hoots?\n[SEP] Cats.",)
+
+
+def test_poison_stands_in_the_corpus_of_its_question_alone() -> None:
+    pipeline = fixed(top_k=2)
+    questions, poisons = ("who hoots?", "who clucks?"), (("Cats hoot.",), ())
+    poisoned, clean = pipeline.answer(Ask(questions, poisons)).items
+    assert poisoned == Reply(
+        "the owl", -1.5, 3, 1.0, Retrieval(("poison:0", "p1"), (1.0, 0.9)), ("poison:0", "p1")
+    )
+    assert "[SEP] Cats hoot.\n[SEP] Owl." in pipeline.generator.requests[-1].prompts[0]
+    assert clean.retrieved.ids == ("p2", "p1")
+    found = pipeline.answer(Retrieve(questions, poisons, 1)).items
+    assert [item.ids for item in found] == [("poison:0",), ("p2",)]
+    assert pipeline.answer(Ask(questions)).items[0].retrieved.ids == ("p1", "p2")
 
 
 def test_another_retriever_shares_the_generator() -> None:
@@ -187,3 +218,15 @@ def test_a_generator_that_does_not_write_is_refused(corpus, tmp_path) -> None:
         load_rag(corpus, "bm25", str(folder), **CPU)
     with pytest.raises(UserError, match="no prompt 'absent'"):
         load_rag(corpus, "bm25", str(folder), prompt="absent", **CPU)
+
+
+def test_white_box_requests_go_to_the_part_they_are_about(corpus, generators) -> None:
+    pipeline = load_rag(corpus, "builtin:retriever", generators["t5"], **CPU)
+    assert {Embed, Gradient} <= pipeline.answers
+    text = "A town by the sea."
+    wanted = pipeline.answer(Embed(("Which town lies by the sea?",))).vectors[0]
+    (slope,) = pipeline.answer(Gradient((text,), (Direction(wanted),))).items
+    assert slope.loss == pytest.approx(-pipeline.answer(Embed((text,))).vectors[0] @ wanted)
+    (inside,) = pipeline.answer(Gradient((text,), ("sea",))).items
+    assert inside.gradient.shape[1] != slope.gradient.shape[1]
+    assert load_rag(corpus, "bm25", generators["t5"], **CPU).encoder is None

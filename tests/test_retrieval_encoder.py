@@ -10,7 +10,7 @@ from retrieval_corpus import PASSAGES, minilm, save_tiny
 from tiny import TEXTS
 
 from robustlab.errors import UserError
-from robustlab.models.target import Embed, Predict, Target
+from robustlab.models.target import Direction, Embed, Gradient, Predict, Target
 from robustlab.resources import minilm_folder
 from robustlab.retrieval import SentenceEncoder
 
@@ -58,7 +58,7 @@ def test_it_is_a_target_that_embeds():
     encoder = minilm()
     assert isinstance(encoder, Target)
     assert (encoder.spec, encoder.kind, encoder.answers) == (
-        "builtin:retriever", "retriever", frozenset({Embed}),
+        "builtin:retriever", "retriever", frozenset({Embed, Gradient}),
     )  # fmt: skip
     vectors = encoder.answer(Embed(("a heron", "a cello"))).vectors
     np.testing.assert_array_equal(vectors, encoder.encode(["a heron", "a cello"]))
@@ -229,3 +229,37 @@ def test_a_copy_of_minilm_is_the_same_model(tmp_path):
     shutil.copytree(minilm_folder(), tmp_path / "copy")
     copy = tiny_encoder(tmp_path / "copy")
     assert (copy.fingerprint(), copy.settings) == (minilm().fingerprint(), minilm().settings)
+
+
+def test_gradient_of_the_inner_product_with_a_direction():
+    encoder = minilm()
+    texts = ("A heron stood in the shallow water.", "cello")
+    wanted = encoder.encode(["Which bird stands in rivers?"])[0]
+    response = encoder.answer(Gradient(texts, (Direction(wanted),) * 2))
+    losses = [item.loss for item in response.items]
+    np.testing.assert_allclose(losses, -(encoder.encode(texts) @ wanted), atol=1e-6)
+    heron, cello = response.items
+    assert heron.gradient.shape == (len(heron.token_ids), 384)
+    assert heron.offsets[:3] == ((0, 0), (0, 1), (2, 7))
+    assert len(cello.token_ids) == len(cello.offsets)
+    # The step that the gradient promises is the one that the model takes, to first order.
+    rows = encoder.vocabulary().embeddings
+    place = 2
+    step = -1e-3 * heron.gradient[place] / np.linalg.norm(heron.gradient[place])
+    layer = encoder._model.transformers_model.get_input_embeddings()
+    token = int(heron.token_ids[place])
+    before = layer.weight[token].clone()
+    try:
+        layer.weight[token] += layer.weight.new_tensor(step)
+        after = -(encoder.encode(texts[:1]) @ wanted)[0]
+    finally:
+        layer.weight[token] = before
+    assert np.array_equal(rows[token], before.numpy())
+    expected = float(step @ heron.gradient[place])
+    assert after - heron.loss == pytest.approx(expected, rel=0.05, abs=2e-7)
+
+
+def test_gradient_wants_texts_and_directions():
+    encoder = minilm()
+    with pytest.raises(ValueError, match="single texts and directions"):
+        encoder.answer(Gradient(("a heron",), ("a cello",)))

@@ -318,3 +318,21 @@ def test_views_of_approximate_kinds(tiny, many, kind):
     assert pair[0].score == pytest.approx(pair[1].score, abs=1e-5)
     gone = view.with_changes(remove=[first.passage.id, "twin"])
     assert not {first.passage.id, "twin"} & set(ids(gone.search(TEXTS[:1], 20))[0])
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_passages_of_one_question_alone_are_found_as_in_a_view(kind):
+    index = DenseIndex.build(CORPUS, minilm(), kind)
+    added = [
+        [Passage(f"poison:{i}", "", f"{question} {word}.") for i, word in enumerate(("Yes", "No"))]
+        for question in QUESTIONS
+    ]
+    added[1] = []
+    found = index.search_with(QUESTIONS, added, 4)
+    for question, new, hits in zip(QUESTIONS, added, found, strict=True):
+        (expected,) = index.with_changes(add=new).search([question], 4)
+        assert [(h.passage, h.rank) for h in hits] == [(h.passage, h.rank) for h in expected]
+        np.testing.assert_allclose(scores([hits]), scores([expected]), atol=1e-6)
+    nothing = [[] for _ in QUESTIONS]
+    assert ids(index.search_with(QUESTIONS, nothing, 4)) == ids(index.search(QUESTIONS, 4))
+    assert len(index) == len(PASSAGES)

@@ -109,3 +109,10 @@ def test_bad_input(four):
         four.search([""], 1)
     with pytest.raises(UserError, match="at least 1"):
         four.search(["x"], 0)
+
+
+def test_passages_of_one_question_alone_are_found_as_in_a_view(four):
+    added = [[Passage("poison:0", "", "river river river")], []]
+    found = four.search_with(["river", "river"], added, 3)
+    assert ids(found) == [["poison:0", "b", "a"], ["b", "a"]]
+    assert found[0] == four.with_changes(add=added[0]).search(["river"], 3)[0]

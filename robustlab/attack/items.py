@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from robustlab.models.target import (
+    Ask,
     Embed,
     Embeddings,
     FloatArray,
@@ -26,8 +27,13 @@ from robustlab.models.target import (
     Gradients,
     Predict,
     Predictions,
+    Replies,
+    Reply,
     Request,
     Response,
+    Retrieval,
+    Retrievals,
+    Retrieve,
     Score,
     Scores,
     TokenGradient,
@@ -152,11 +158,20 @@ class _ScoreKind(Kind):
     request_type = Score
     response_type = Scores
 
+    def __init__(self, *, inside: bool) -> None:
+        self._inside = inside
+
+    @property
+    def key(self) -> Hashable:
+        return ("Score", self._inside)
+
     def items(self, request: Score) -> Sequence[Hashable]:
         return _paired(prompts=request.prompts, outputs=request.outputs)
 
     def request(self, items: Sequence[Any]) -> Score:
-        return Score(tuple(item[0] for item in items), tuple(item[1] for item in items))
+        return Score(
+            tuple(item[0] for item in items), tuple(item[1] for item in items), self._inside
+        )
 
     def count(self, response: Scores) -> int:
         return len(response.log_probs)
@@ -191,6 +206,57 @@ class _EmbedKind(Kind):
 
     def response(self, answers: Sequence[Any]) -> Embeddings:
         return Embeddings(_stack(answers, 0))
+
+
+class _RetrieveKind(Kind):
+    """Item: a question and its poison. Answer: a Retrieval."""
+
+    request_type = Retrieve
+    response_type = Retrievals
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    @property
+    def key(self) -> Hashable:
+        return ("Retrieve", self._k)
+
+    def items(self, request: Retrieve) -> Sequence[Hashable]:
+        return _poisoned(request)
+
+    def request(self, items: Sequence[Any]) -> Retrieve:
+        return Retrieve(tuple(item[0] for item in items), tuple(i[1] for i in items), self._k)
+
+    def count(self, response: Retrievals) -> int:
+        return len(response.items)
+
+    def answers(self, response: Retrievals) -> list[Any]:
+        return list(response.items)
+
+    def response(self, answers: Sequence[Retrieval]) -> Retrievals:
+        return Retrievals(tuple(answers))
+
+
+class _AskKind(Kind):
+    """Item: a question and its poison. Answer: a Reply."""
+
+    request_type = Ask
+    response_type = Replies
+
+    def items(self, request: Ask) -> Sequence[Hashable]:
+        return _poisoned(request)
+
+    def request(self, items: Sequence[Any]) -> Ask:
+        return Ask(tuple(item[0] for item in items), tuple(item[1] for item in items))
+
+    def count(self, response: Replies) -> int:
+        return len(response.items)
+
+    def answers(self, response: Replies) -> list[Any]:
+        return list(response.items)
+
+    def response(self, answers: Sequence[Reply]) -> Replies:
+        return Replies(tuple(answers))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,16 +325,20 @@ def kind_of(request: Request, classes: int) -> Kind:
     if isinstance(request, Generate):
         return _GenerateKind(request.max_new_tokens)
     if isinstance(request, Score):
-        return _ScoreKind()
+        return _ScoreKind(inside=request.inside)
     if isinstance(request, Embed):
         return _EmbedKind()
     if isinstance(request, Gradient):
         return _GradientKind(shifted=bool(request.shifts))
+    if isinstance(request, Retrieve):
+        return _RetrieveKind(request.k)
+    if isinstance(request, Ask):
+        return _AskKind()
     raise TypeError(f"an attack yielded a {type(request).__name__}, which is no request")
 
 
 def queries_of(request: Request) -> int:
-    """What a request costs: its texts or prompts, as the threat model counts them.
+    """What a request costs: its texts, prompts or questions, as the threat model counts them.
 
     Embed costs nothing: the encoder is the adversary's own.
     """
@@ -276,6 +346,8 @@ def queries_of(request: Request) -> int:
         return len(request.texts)
     if isinstance(request, Generate | Score):
         return len(request.prompts)
+    if isinstance(request, Retrieve | Ask):
+        return len(request.questions)
     return 0
 
 
@@ -290,7 +362,17 @@ def bytes_of(value: Any) -> int:
         return sys.getsizeof(value) + sum(map(bytes_of, value))
     if isinstance(value, TokenGradient):
         return sum(map(bytes_of, (value.token_ids, value.offsets, value.gradient)))
+    if isinstance(value, Retrieval):
+        return sum(map(bytes_of, (value.ids, value.scores)))
+    if isinstance(value, Reply):
+        return sum(map(bytes_of, (value.text, value.retrieved, value.read)))
     return sys.getsizeof(value)
+
+
+def _poisoned(request: Retrieve | Ask) -> Sequence[Hashable]:
+    """Questions with the passages that stand in the corpus of each."""
+    poisons = request.poisons or ((),) * len(request.questions)
+    return _paired(questions=request.questions, poisons=poisons)
 
 
 def _paired(**parts: Sequence[Any]) -> Sequence[Hashable]:

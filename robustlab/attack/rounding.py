@@ -29,17 +29,27 @@ In bf16 log-odds moved by 6e-2: what is promised here holds for fp32.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlab.models.target import FloatArray, Generations, Predictions, Scores
+from robustlab.models.target import (
+    FloatArray,
+    Generations,
+    Predictions,
+    Replies,
+    Retrieval,
+    Retrievals,
+    Scores,
+)
 
 __all__ = [
     "MARGIN_NOISE",
     "MARGIN_STEP",
     "NOISE",
+    "SCORE_DIGITS",
     "STEP",
     "TOKEN_NOISE",
     "TOKEN_STEP",
@@ -76,7 +86,10 @@ another batch."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
-Roundable: TypeAlias = Predictions | Generations | Scores
+SCORE_DIGITS = 5
+"""Digits behind the point of a retrieval score. Batching moves cosines in fp32 by some 1e-7."""
+
+Roundable: TypeAlias = Predictions | Generations | Scores | Retrievals | Replies
 """Responses whose values a search compares with each other."""
 
 
@@ -98,6 +111,27 @@ def round_response(response: Roundable) -> Rounded:
         odds = np.exp(odds)
         probabilities = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
         return Rounded(Predictions(probabilities), np.asarray(near.any(axis=1)))
+    if isinstance(response, Retrievals):
+        sure = np.zeros(len(response.items), dtype=bool)
+        return Rounded(Retrievals(tuple(map(_round_scores, response.items))), sure)
+    if isinstance(response, Replies):
+        generations, doubtful = round_response(_generations(response))
+        assert isinstance(generations, Generations)
+        replies = tuple(
+            replace(
+                reply,
+                log_prob=log_prob,
+                margin=margin,
+                retrieved=_round_scores(reply.retrieved),
+            )
+            for reply, log_prob, margin in zip(
+                response.items,
+                generations.log_probs.tolist(),
+                generations.margins.tolist(),
+                strict=True,
+            )
+        )
+        return Rounded(Replies(replies), doubtful)
     means, doubtful = _to_steps(_means(response), TOKEN_STEP, TOKEN_NOISE)
     log_probs = (means * response.tokens).astype(np.float32)
     if isinstance(response, Scores):
@@ -115,11 +149,15 @@ def moved(merged: Roundable, place: int, alone: Roundable) -> float:
 
     ``alone`` is the response to that item alone. Above 1 the noise is larger than allowed for.
     """
+    if isinstance(merged, Replies):
+        assert isinstance(alone, Replies)
+        return moved(_generations(merged), place, _generations(alone))
     if isinstance(merged, Predictions):
         assert isinstance(alone, Predictions)
         before = log_odds(merged.probabilities[place : place + 1])
         return _distance(before, log_odds(alone.probabilities)) / NOISE
-    assert not isinstance(alone, Predictions)
+    assert isinstance(merged, Generations | Scores)
+    assert isinstance(alone, Generations | Scores)
     if isinstance(merged, Generations):
         assert isinstance(alone, Generations)
         if merged.texts[place] != alone.texts[0]:
@@ -139,6 +177,21 @@ def log_odds(probabilities: FloatArray) -> NDArray[np.float64]:
 def _means(response: Generations | Scores) -> NDArray[np.float64]:
     """Log-probability a token, shape (prompts,)."""
     return np.asarray(response.log_probs.astype(np.float64) / response.tokens)
+
+
+def _generations(response: Replies) -> Generations:
+    """The generator's part of a pipeline's replies."""
+    items = response.items
+    return Generations(
+        tuple(reply.text for reply in items),
+        np.array([reply.log_prob for reply in items], dtype=np.float32),
+        np.array([reply.tokens for reply in items], dtype=np.int64),
+        np.array([reply.margin for reply in items], dtype=np.float32),
+    )
+
+
+def _round_scores(found: Retrieval) -> Retrieval:
+    return replace(found, scores=tuple(round(score, SCORE_DIGITS) for score in found.scores))
 
 
 def _to_steps(

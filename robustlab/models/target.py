@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Ask",
+    "Direction",
     "Embed",
     "Embeddings",
     "Generate",
@@ -26,8 +28,13 @@ __all__ = [
     "Gradients",
     "Predict",
     "Predictions",
+    "Replies",
+    "Reply",
     "Request",
     "Response",
+    "Retrieval",
+    "Retrievals",
+    "Retrieve",
     "Score",
     "Scores",
     "Target",
@@ -88,10 +95,15 @@ class Generations:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log-probability of given outputs after given prompts (same length, paired)."""
+    """Log-probability of given outputs after given prompts (same length, paired).
+
+    The prompts of a pipeline are questions, unless ``inside``: then its generator is asked, and
+    they are whole prompts, as they are for any other target.
+    """
 
     prompts: tuple[str, ...]
     outputs: tuple[str, ...]
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +129,32 @@ class Embeddings:
     vectors: FloatArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """Where an adversary wants the embedding of a text to point; float32 (width,).
+
+    Like itself only: comparing would cost more than it spares.
+    """
+
+    vector: FloatArray
+
+
 @dataclass(frozen=True, slots=True)
 class Gradient:
     """Gradient of the loss with respect to input token embeddings; white-box only.
 
     The loss of item i is the cross-entropy of ``goals[i]`` given ``texts[i]``: the class index
-    for a classifier, the output text for a generator (mean over its tokens).
+    for a classifier, the output text for a generator (mean over its tokens). For a sentence
+    encoder ``goals[i]`` is a :class:`Direction` and the loss is minus its inner product with the
+    text's embedding (of unit length); the mean over many directions is the direction of their
+    mean.
 
     ``shifts``, if given, holds for each text an array (T, width) that is added to the embeddings
     of its T input tokens before anything else happens: a perturbation that no text realises.
     """
 
     texts: tuple[TextInput, ...]
-    goals: tuple[int | str, ...]
+    goals: tuple[int | str | Direction, ...]
     shifts: tuple[FloatArray, ...] = ()
 
 
@@ -154,6 +179,69 @@ class Gradients:
     """One :class:`TokenGradient` for each text of the request."""
 
     items: tuple[TokenGradient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    """The best ``k`` passages for questions, each over a corpus with poison of its own.
+
+    ``poisons[i]`` are passages that stand in the corpus for question i alone; the p-th of them
+    has the id ``poison:p`` and no title. Without any ``poisons`` every corpus is clean.
+    """
+
+    questions: tuple[str, ...]
+    poisons: tuple[tuple[str, ...], ...] = ()
+    k: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """What one question retrieved: ids and scores, best first."""
+
+    ids: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrievals:
+    """One :class:`Retrieval` for each question."""
+
+    items: tuple[Retrieval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Questions to a whole pipeline, defences included, each over a corpus with its own poison.
+
+    ``poisons`` as in :class:`Retrieve`.
+    """
+
+    questions: tuple[str, ...]
+    poisons: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A pipeline's answer to one question.
+
+    ``log_prob``, ``tokens`` and ``margin`` as in :class:`Generations`. ``retrieved`` is what the
+    retriever found; ``read`` the ids of the passages that reached the generator, in the order of
+    the prompt.
+    """
+
+    text: str
+    log_prob: float
+    tokens: int
+    margin: float
+    retrieved: Retrieval
+    read: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """One :class:`Reply` for each question."""
+
+    items: tuple[Reply, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +276,10 @@ class WhiteBox(Protocol):
         """Tokens and embeddings as they are; made once and kept."""
 
 
-Request: TypeAlias = Predict | Generate | Score | Embed | Gradient
-Response: TypeAlias = Predictions | Generations | Scores | Embeddings | Gradients
+Request: TypeAlias = Predict | Generate | Score | Embed | Gradient | Retrieve | Ask
+Response: TypeAlias = (
+    Predictions | Generations | Scores | Embeddings | Gradients | Retrievals | Replies
+)
 
 
 @runtime_checkable

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from robustlab.models.prompt import PromptTemplate, default_prompt, load_prompt, prompt_names
 from robustlab.rag.context import Context, Generator, build_contexts
-from robustlab.rag.pipeline import RagAnswer, RagHit, RagPipeline, load_rag
+from robustlab.rag.pipeline import (
+    POISON_ID,
+    RagAnswer,
+    RagHit,
+    RagPipeline,
+    as_retrieval,
+    load_rag,
+    poison_passages,
+)
 from robustlab.rag.places import find_answer
 
 __all__ = [
+    "POISON_ID",
     "Context",
     "Generator",
     "PromptTemplate",
     "RagAnswer",
     "RagHit",
     "RagPipeline",
+    "as_retrieval",
     "build_contexts",
     "default_prompt",
     "find_answer",
     "load_prompt",
     "load_rag",
+    "poison_passages",
     "prompt_names",
 ]

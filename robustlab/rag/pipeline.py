@@ -13,16 +13,39 @@ from robustlab.errors import UserError
 from robustlab.models.load import load_target
 from robustlab.models.prompt import PromptTemplate, default_prompt, load_prompt
 from robustlab.models.target import (
+    Ask,
+    Direction,
+    Embed,
+    Embeddings,
     Generate,
     Generations,
+    Gradient,
+    Replies,
+    Reply,
     Request,
     Response,
+    Retrieval,
+    Retrievals,
+    Retrieve,
     Score,
 )
 from robustlab.rag.context import Context, Generator, build_contexts
 from robustlab.retrieval import Hit, Retriever, open_retriever
+from robustlab.retrieval.encoder import SentenceEncoder
+from robustlab.retrieval.index import DenseIndex
 
-__all__ = ["RagAnswer", "RagHit", "RagPipeline", "load_rag"]
+__all__ = [
+    "POISON_ID",
+    "RagAnswer",
+    "RagHit",
+    "RagPipeline",
+    "as_retrieval",
+    "load_rag",
+    "poison_passages",
+]
+
+POISON_ID = "poison:"
+"""Begins the ids of passages that stand in the corpus of one question alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +71,16 @@ class RagHit:
 class RagAnswer:
     """The answer to one question, and what it was made from.
 
-    ``log_prob`` is summed over the ``tokens`` of the answer, its end token included; ``hits``
-    are the retrieved passages, best first.
+    ``log_prob`` is summed over the ``tokens`` of the answer, its end token included; ``margin`` is
+    the smallest lead that one of them had over the second best; ``hits`` are the retrieved
+    passages, best first.
     """
 
     question: str
     answer: str
     log_prob: float
     tokens: int
+    margin: float
     hits: tuple[RagHit, ...]
     prompt: str
 
@@ -78,14 +103,44 @@ class RagAnswer:
             if hit.shown is not None
         )
 
+    def as_reply(self) -> Reply:
+        """The same as an attack sees it."""
+        return Reply(
+            text=self.answer,
+            log_prob=self.log_prob,
+            tokens=self.tokens,
+            margin=self.margin,
+            retrieved=as_retrieval(self.hits),
+            read=tuple(hit.passage.id for hit in self.hits if hit.in_context),
+        )
+
+
+def as_retrieval(hits: Sequence[Hit | RagHit]) -> Retrieval:
+    """Hits as an attack sees them."""
+    return Retrieval(tuple(hit.passage.id for hit in hits), tuple(hit.score for hit in hits))
+
+
+def poison_passages(poisons: Sequence[Sequence[str]]) -> list[list[Passage]]:
+    """The passages of a request's poisons: no title, and ids by their place."""
+    return [
+        [Passage(f"{POISON_ID}{place}", "", text) for place, text in enumerate(texts)]
+        for texts in poisons
+    ]
+
 
 class RagPipeline:
     """Retriever, prompt and generator as one target of kind ``rag``.
 
     Its prompts are questions: ``Generate`` retrieves, builds the prompts and answers, ``Score``
-    gives the log-probability of other answers in the same place. Every step takes all questions
+    gives the log-probability of other answers in the same place. ``Ask`` and ``Retrieve`` take
+    questions with passages that stand in the corpus of each alone. Every step takes all questions
     of a request at once. The steps are also there one by one: :meth:`ask` is :meth:`retrieve`
     followed by :meth:`read`.
+
+    To who knows its inside it is open as well: ``Embed`` gives the vectors of passages,
+    ``Gradient`` goes to the retriever's encoder where the goals are directions, and to the
+    generator, its texts whole prompts, where they are outputs; so does a ``Score`` that is
+    ``inside``.
 
     Args:
         retriever: finds the passages.
@@ -126,8 +181,17 @@ class RagPipeline:
 
     @property
     def answers(self) -> frozenset[type[Request]]:
-        """Generate, and Score where the generator has it."""
-        return frozenset({Generate, Score}) & self.generator.answers
+        """Ask, Retrieve and Generate, and what else generator and encoder have."""
+        own: frozenset[type[Request]] = frozenset({Ask, Retrieve})
+        inside: frozenset[type[Request]] = frozenset({Generate, Score, Gradient})
+        found = own | (inside & self.generator.answers)
+        encoder = self.encoder
+        return found if encoder is None else found | encoder.answers
+
+    @property
+    def encoder(self) -> SentenceEncoder | None:
+        """The encoder of a dense retriever."""
+        return self.retriever.encoder if isinstance(self.retriever, DenseIndex) else None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -155,13 +219,34 @@ class RagPipeline:
         """
         return self.read(questions, self.retrieve(questions))
 
-    def retrieve(self, questions: Sequence[str], k: int | None = None) -> list[list[Hit]]:
+    def retrieve(
+        self,
+        questions: Sequence[str],
+        k: int | None = None,
+        poisons: Sequence[Sequence[str]] = (),
+    ) -> list[list[Hit]]:
         """The best ``k`` passages for each question, ``top_k`` if not given, best first.
+
+        ``poisons[i]`` are passages that stand in the corpus for question i alone.
 
         Raises:
             UserError: a blank question.
         """
-        return self.retriever.search(questions, self.top_k if k is None else k)
+        wanted = self.top_k if k is None else k
+        if not any(poisons):
+            return self.retriever.search(questions, wanted)
+        return self.retriever.search_with(questions, poison_passages(poisons), wanted)
+
+    def prompt(self, question: str, passages: Sequence[Passage]) -> str:
+        """What the generator reads of a question and passages, as far as they fit."""
+        (context,) = build_contexts(
+            self.template,
+            self.generator,
+            [question],
+            [list(passages)],
+            output_tokens=[self.max_new_tokens],
+        )
+        return context.prompt
 
     def read(self, questions: Sequence[str], ranked: Sequence[Sequence[Hit]]) -> list[RagAnswer]:
         """Answer questions from passages that were retrieved for them, best first.
@@ -177,6 +262,7 @@ class RagPipeline:
                 answer=generated.texts[i],
                 log_prob=float(generated.log_probs[i]),
                 tokens=int(generated.tokens[i]),
+                margin=float(generated.margins[i]),
                 hits=_shown(hits, context),
                 prompt=context.prompt,
             )
@@ -186,24 +272,40 @@ class RagPipeline:
         ]
 
     def answer(self, request: Request) -> Response:
-        """Answer a request whose prompts are questions.
+        """Answer a request, its prompts questions but for what goes inside.
 
         Raises:
             UserError: a blank question, or one too long for the generator.
             TypeError: a kind of request that is not in :attr:`answers`.
         """
         if type(request) in self.answers:
+            if isinstance(request, Ask):
+                ranked = self.retrieve(request.questions, None, request.poisons)
+                answers = self.read(request.questions, ranked)
+                return Replies(tuple(answer.as_reply() for answer in answers))
+            if isinstance(request, Retrieve):
+                ranked = self.retrieve(request.questions, request.k, request.poisons)
+                return Retrievals(tuple(map(as_retrieval, ranked)))
             if isinstance(request, Generate):
                 room = [request.max_new_tokens] * len(request.prompts)
                 return self._generate(
                     Generate(self._prompts(request.prompts, room), request.max_new_tokens)
                 )
-            if isinstance(request, Score):
+            if isinstance(request, Score) and not request.inside:
                 # Counted as prompts are, with special tokens, of which an output has one.
                 lengths = self.generator.count_tokens_many(request.outputs)
                 room = [max(self.max_new_tokens, length + 1) for length in lengths]
                 prompts = self._prompts(request.prompts, room)
                 return self.generator.answer(Score(prompts, request.outputs))
+            if isinstance(request, Embed) and self.encoder is not None:
+                return Embeddings(self.encoder.encode(request.texts, role="document"))
+            if isinstance(request, Gradient) and any(
+                isinstance(goal, Direction) for goal in request.goals
+            ):
+                if self.encoder is not None:
+                    return self.encoder.answer(request)
+            else:
+                return self.generator.answer(request)
         raise TypeError(f"{self.spec} ({self.kind}) does not answer {type(request).__name__}")
 
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,24 @@ from numpy.typing import NDArray
 from robustlab.data.records import content_hash
 from robustlab.errors import UserError
 from robustlab.models._describe import describe_module
+from robustlab.models._gradients import EmbeddingTap
 from robustlab.models._transformers import pad_batch
 from robustlab.models.batching import pack
 from robustlab.models.device import resolve_device, resolve_dtype
 from robustlab.models.fingerprint import fingerprint
 from robustlab.models.load import PICKLES
-from robustlab.models.target import Embed, Embeddings, Request
+from robustlab.models.target import (
+    Direction,
+    Embed,
+    Embeddings,
+    Gradient,
+    Gradients,
+    Request,
+    Response,
+    TokenGradient,
+    Vocabulary,
+)
+from robustlab.models.vocabulary import read_vocabulary
 from robustlab.resources import minilm_folder
 
 if TYPE_CHECKING:
@@ -48,7 +60,10 @@ _BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 
 
 class SentenceEncoder:
-    """A sentence-transformers model as a target of kind ``retriever`` that answers ``Embed``.
+    """A sentence-transformers model as a target of kind ``retriever``.
+
+    It answers ``Embed``, and ``Gradient`` with directions as goals where its first module is a
+    transformer with a fast tokenizer.
 
     The model's own tokenizer, transformer, pooling and further modules are used as they are.
     Only the batches are ours: equal texts are encoded once, texts are tokenised once, sorted by
@@ -70,6 +85,7 @@ class SentenceEncoder:
         self._dtype = _DTYPE_NAMES[str(dtype)]
         self._settings = _settings(model)
         self._batch_tokens = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS["cpu"])
+        self._vocabulary: Vocabulary | None = None
 
     @classmethod
     def load(cls, spec: str, *, device: str = "auto", dtype: str = "auto") -> SentenceEncoder:
@@ -112,8 +128,12 @@ class SentenceEncoder:
 
     @property
     def answers(self) -> frozenset[type[Request]]:
-        """``Embed`` alone."""
-        return frozenset({Embed})
+        """``Embed``, and ``Gradient`` where it can."""
+        tokenizer = getattr(self._model[0], "tokenizer", None)
+        differentiable = self._model.transformers_model is not None and getattr(
+            tokenizer, "is_fast", False
+        )
+        return frozenset({Embed, Gradient}) if differentiable else frozenset({Embed})
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -153,11 +173,24 @@ class SentenceEncoder:
             "max_tokens": self._model.max_seq_length,
         }
 
-    def answer(self, request: Request) -> Embeddings:
-        """Embed texts, with the model's default prompt if it has one."""
-        if not isinstance(request, Embed):
-            raise TypeError(f"a sentence encoder does not answer {type(request).__name__}")
-        return Embeddings(self.encode(request.texts))
+    def answer(self, request: Request) -> Response:
+        """Embed texts, with the model's default prompt if it has one, or differentiate.
+
+        The texts of a ``Gradient`` are read as passages are, cut where the model cuts them.
+        """
+        if type(request) in self.answers:
+            if isinstance(request, Embed):
+                return Embeddings(self.encode(request.texts))
+            if isinstance(request, Gradient):
+                return self._gradient(request)
+        raise TypeError(f"{self._spec} ({self.kind}) does not answer {type(request).__name__}")
+
+    def vocabulary(self) -> Vocabulary:
+        """Tokens and embeddings as they are; made once and kept."""
+        if self._vocabulary is None:
+            model: Any = self._model.transformers_model
+            self._vocabulary = read_vocabulary(self._model.tokenizer, model.get_input_embeddings())
+        return self._vocabulary
 
     def encode(
         self,
@@ -210,6 +243,48 @@ class SentenceEncoder:
         vectors = np.empty_like(stacked)
         vectors[order] = stacked
         return vectors
+
+    def _gradient(self, request: Gradient) -> Gradients:
+        import torch
+        from torch.nn.functional import normalize
+
+        if request.shifts:
+            raise ValueError("a sentence encoder's gradient takes no shifts")
+        texts = [text for text in request.texts if isinstance(text, str)]
+        goals = [goal.vector for goal in request.goals if isinstance(goal, Direction)]
+        if not len(texts) == len(goals) == len(request.texts) == len(request.goals):
+            raise ValueError("a sentence encoder's gradient takes single texts and directions")
+        prompt = self._prompt("document") or ""
+        read: Any = self._model.tokenizer(
+            [prompt + text for text in texts],
+            truncation=True,
+            max_length=self._model.max_seq_length,
+            return_offsets_mapping=True,
+        )
+        lengths, collate = self._tokenise(texts, "document")
+        layer = cast("Any", self._model.transformers_model).get_input_embeddings()
+        items: dict[int, TokenGradient] = {}
+        for rows in pack(lengths, self._batch_tokens):
+            wanted = torch.from_numpy(np.stack([goals[i] for i in rows])).to(self._model.device)
+            with torch.enable_grad(), EmbeddingTap(layer) as tap:
+                output = self._model(collate(rows), task="document")["sentence_embedding"]
+                if self._model.truncate_dim is not None:
+                    output = output[:, : self._model.truncate_dim]
+                losses = -(normalize(output.float(), dim=1) * wanted).sum(1)
+                # Rows do not touch each other, so the sum's gradient is each row's own.
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+            gradients = tap.gradients([lengths[i] for i in rows])
+            for i, loss, gradient in zip(rows, losses.tolist(), gradients, strict=True):
+                items[i] = TokenGradient(
+                    loss=loss,
+                    token_ids=np.array(read["input_ids"][i], dtype=np.int64),
+                    offsets=tuple(
+                        (max(0, start - len(prompt)), max(0, end - len(prompt)))
+                        for start, end in read["offset_mapping"][i]
+                    ),
+                    gradient=gradient,
+                )
+        return Gradients(tuple(items[i] for i in range(len(texts))))
 
     def _tokenise(
         self, texts: list[str], role: Role | None

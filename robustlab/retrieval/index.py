@@ -160,13 +160,8 @@ class DenseIndex:
         score neither better nor worse for being new. Changes to a view add up.
         """
         overlay, kept = self._overlay.changed(self._base.positions, add, remove)
-        vectors = self._base.encoder.encode([p.contents for p in add], role="document")
-        if self._base.kind == "ivfpq" and len(add):
-            index = self._base.faiss_index
-            vectors = index.sa_decode(index.sa_encode(vectors))
-        return DenseIndex(
-            self._base, overlay, np.concatenate([self._added_vectors[list(kept)], vectors])
-        )
+        vectors = np.concatenate([self._added_vectors[list(kept)], self._encode_added(add)])
+        return DenseIndex(self._base, overlay, vectors)
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """The k nearest passages to each question, best first; ties in order of position.
@@ -175,10 +170,47 @@ class DenseIndex:
         the cells it looks into do.
         """
         check_search(questions, k)
-        wanted = min(k, len(self))
-        if not questions or not wanted:
-            return [[] for _ in questions]
+        return self._search_vectors(self._base.encoder.encode(questions, role="query"), k)
+
+    def search_with(
+        self, questions: Sequence[str], added: Sequence[Sequence[Passage]], k: int
+    ) -> list[list[Hit]]:
+        """As :meth:`search`, each question over the corpus and passages ``added`` for it alone.
+
+        All questions are searched at once and all added passages encoded at once.
+        """
+        check_search(questions, k)
         vectors = self._base.encoder.encode(questions, role="query")
+        ranked = self._search_vectors(vectors, k)
+        new = self._encode_added([passage for passages in added for passage in passages])
+        start = 0
+        for number, passages in enumerate(added):
+            if not passages:
+                continue
+            (scores,) = _dot(vectors[[number]], new[None, start : start + len(passages)])
+            start += len(passages)
+            found = [(hit.passage, hit.score) for hit in ranked[number]]
+            found += zip(passages, scores.tolist(), strict=True)
+            # A stable sort: where scores tie, what stood in the corpus comes first.
+            found.sort(key=lambda pair: -pair[1])
+            ranked[number] = [
+                Hit(passage, score, rank) for rank, (passage, score) in enumerate(found[:k], 1)
+            ]
+        return ranked
+
+    def _encode_added(self, passages: Sequence[Passage]) -> NDArray[np.float32]:
+        """Vectors of passages that are not in the index, (passages, width)."""
+        vectors = self._base.encoder.encode([p.contents for p in passages], role="document")
+        if self._base.kind == "ivfpq" and passages:
+            index = self._base.faiss_index
+            vectors = index.sa_decode(index.sa_encode(vectors))
+        return vectors
+
+    def _search_vectors(self, vectors: NDArray[np.float32], k: int) -> list[list[Hit]]:
+        """Hits of question vectors, any number of them."""
+        wanted = min(k, len(self))
+        if not wanted:
+            return [[] for _ in vectors]
         step = max(1, _RESCORED_AT_ONCE // (wanted + len(self._overlay.removed) + _SPARE))
         hits: list[list[Hit]] = []
         for start in range(0, len(vectors), step):

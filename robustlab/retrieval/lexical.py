@@ -111,6 +111,15 @@ class LexicalIndex:
         check_search(questions, k)
         return [self._search_one(words, k) for words in _words(questions)]
 
+    def search_with(
+        self, questions: Sequence[str], added: Sequence[Sequence[Passage]], k: int
+    ) -> list[list[Hit]]:
+        """As :meth:`search`, each question over the corpus and passages ``added`` for it alone."""
+        return [
+            (self.with_changes(add=passages) if passages else self).search([question], k)[0]
+            for question, passages in zip(questions, added, strict=True)
+        ]
+
     def fingerprint(self) -> str:
         """Hash of all that decides a result: passages and changes."""
         parts = self._overlay.fingerprint_parts()

@@ -30,6 +30,14 @@ class Retriever(Protocol):
         Raises :class:`UserError` for an empty question or a k below 1.
         """
 
+    def search_with(
+        self, questions: Sequence[str], added: Sequence[Sequence[Passage]], k: int
+    ) -> list[list[Hit]]:
+        """As :meth:`search`, each question over the corpus and passages ``added`` for it alone.
+
+        The hits of question i are those that ``with_changes(add=added[i])`` would find for it.
+        """
+
     def with_changes(
         self, *, add: Sequence[Passage] = (), remove: Collection[str] = ()
     ) -> Retriever:
