@@ -21,7 +21,7 @@ from typing import Any
 from robustlab.data import load_corpus
 from robustlab.models.reader_backend import find_tokens
 
-__all__ = ["NO_ANSWER", "Example", "ReadingData", "Source"]
+__all__ = ["NO_ANSWER", "Example", "Probe", "ReadingData", "Source", "batches", "probes"]
 
 NO_ANSWER = "no answer"
 
@@ -49,6 +49,14 @@ class _Item:
     gold: tuple[int, ...]  # passage numbers
     answers: tuple[list[int], ...]
     answerable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An example to measure a reader by, and all answers that count as right."""
+
+    example: Example
+    answers: tuple[list[int], ...]
 
 
 def _unanswerable(folder: Path) -> list[dict[str, str]]:
@@ -105,7 +113,20 @@ class Source:
 class ReadingData:
     """Draws chunks of examples from weighted sources."""
 
-    def __init__(self, sources: Sequence[tuple[Source, float]], tokenizer: Any, seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[tuple[Source, float]],
+        tokenizer: Any,
+        seed: int,
+        *,
+        swap: float = 0.0,
+    ) -> None:
+        """``swap``: how often an answer is exchanged for another one, in question's passage too.
+
+        It makes the reader read, because what it may remember is then wrong (entity-based
+        knowledge conflicts, Longpre et al. 2021, arXiv:2109.05052).
+        """
+        self._swap = swap
         self._sources = [source for source, _ in sources]
         self._weights = [weight for _, weight in sources]
         self._tokenizer = tokenizer
@@ -129,18 +150,18 @@ class ReadingData:
             if luck < 0.3:
                 return self._cloze(source, dice)
             if luck < 0.33 and source.refused:
-                return self._assemble(source, dice.choice(source.refused), dice, others=0)
-            return self._assemble(source, dice.choice(source.items), dice, others=0)
+                return self.assemble(source, dice.choice(source.refused), dice, others=0)
+            return self.assemble(source, dice.choice(source.items), dice, others=0)
         if luck < 0.05 and source.refused:
-            return self._assemble(source, dice.choice(source.refused), dice, others=1)
+            return self.assemble(source, dice.choice(source.refused), dice, others=1)
         shares = [1, 1, 2, 3, 4] if stage == "adapt" else [2, 2, 3, 3, 2]
         others = dice.choices([0, 1, 2, 3, 4], shares)[0]
         missing = others > 0 and luck > 0.96
         item = dice.choice(source.items)
         strict = missing or stage == "retrieve"
-        return self._assemble(source, item, dice, others, missing=missing, strict=strict)
+        return self.assemble(source, item, dice, others, missing=missing, strict=strict)
 
-    def _assemble(
+    def assemble(
         self,
         source: Source,
         item: _Item,
@@ -177,10 +198,36 @@ class ReadingData:
             if strict and item.answerable and any(find_tokens(other, a) >= 0 for a in item.answers):
                 continue
             passages.append(self._crop(other, [], limit, dice))
+        if answers and not missing and dice.random() < self._swap:
+            other_answer = dice.choice(dice.choice(source.items).answers)
+            answer, passages = self._swapped(answer, other_answer, item, passages)
         dice.shuffle(passages)
         if missing or not item.answerable:
             answer = self._refusal
         return Example(item.question, passages, answer)
+
+    def _swapped(
+        self, answer: list[int], other: list[int], item: _Item, passages: list[list[int]]
+    ) -> tuple[list[int], list[list[int]]]:
+        """The answer and the gold passage (the first) with ``other`` in the answer's place.
+
+        Left as they are where that would make no sense: a number for a name, an answer that the
+        question holds, or another passage that states the old one.
+        """
+        tokens = self._tokenizer.convert_ids_to_tokens
+        alike = any(t[0].isdigit() for t in tokens(answer)) == any(
+            t[0].isdigit() for t in tokens(other)
+        )
+        holds = [text for text in passages[1:] if find_tokens(text, answer) >= 0]
+        if not alike or holds or other == answer or find_tokens(item.question, other) >= 0:
+            return answer, passages
+        gold = passages[0]
+        changed: list[int] = []
+        place = 0
+        while (found := find_tokens(gold[place:], answer)) >= 0:
+            changed += gold[place : place + found] + other
+            place += found + len(answer)
+        return other, [changed + gold[place:], *passages[1:]]
 
     @staticmethod
     def _crop(passage: list[int], answer: list[int], limit: int, dice: random.Random) -> list[int]:
@@ -220,6 +267,18 @@ class ReadingData:
         if len(answer) > MAX_ANSWER or find_tokens(passage, answer) < 0:
             return None
         return Example(question, [self._crop(passage, answer, 160, dice)], answer)
+
+
+def probes(source: Source, data: ReadingData, *, others: int, most: int) -> list[Probe]:
+    """The first ``most`` questions of a source, the gold passage among ``others`` near it."""
+    dice = random.Random(0)
+    return [
+        Probe(
+            data.assemble(source, item, dice, others, strict=False),
+            item.answers,
+        )
+        for item in source.items[:most]
+    ]
 
 
 def batches(

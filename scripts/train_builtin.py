@@ -58,6 +58,9 @@ class ReaderPlan:
     adapt_steps: int
     batch_tokens: int
     learning_rate: float
+    dropout: float
+    swap: float
+    average: float
     warmup: int = 100
 
     @property
@@ -94,7 +97,22 @@ class StagedData:
             folders["almanac"] = (self._almanac(), weights["almanac"])
         weighted = [(self._source(key, path), share) for key, (path, share) in folders.items()]
         self.card[f"weights of stage {name}"] = weights
-        return ReadingData(weighted, self._tokenizer, self._args.seed)
+        return ReadingData(weighted, self._tokenizer, self._args.seed, swap=self._args.swap)
+
+    def validation(self) -> list[Any]:
+        """What a reader in training is measured by: questions of validation splits."""
+        from reading_examples import ReadingData, Source, probes
+
+        found = []
+        for folder, others in ((ROOT / "corpora" / "fieldguide", 4), (self._squad, 0)):
+            source = Source(folder, self._tokenizer, split="validation")
+            data = ReadingData([(source, 1.0)], self._tokenizer, 0)
+            found += probes(source, data, others=others, most=300)
+        return found
+
+    @property
+    def _squad(self) -> Path:
+        return Path(self._args.data) / "squad-1k"
 
     def _almanac(self) -> Path:
         from make_almanac import make_almanac, write_almanac
@@ -191,6 +209,7 @@ class Fit:
             weight_decay=0.01,
         )
         self._checkpoint = args.work / "checkpoint.pt"
+        self._averages = [value.detach().clone() for value in self._trained.values()]
         self.step, self.seconds = 0, 0.0
         if self._checkpoint.exists():
             saved = torch.load(self._checkpoint, weights_only=True)
@@ -198,6 +217,8 @@ class Fit:
             with torch.no_grad():
                 for name, value in saved["model"].items():
                     self._trained[name].copy_(value)
+                for own, value in zip(self._averages, saved["averages"], strict=True):
+                    own.copy_(value)
             state = self._optimizer.state_dict()
             moments = saved["moments"]
             state["state"] = {i: moments[name] for i, name in enumerate(self._trained)}
@@ -220,7 +241,8 @@ class Fit:
         import torch
 
         device = torch.device(self._args.device)
-        before, began, losses = self.seconds, time.monotonic(), list[float]()
+        before, began, losses = self.seconds, time.monotonic(), list[torch.Tensor]()
+        decay = self._args.average
         for batch in batches:
             for group, scale in zip(self._optimizer.param_groups, self._scales, strict=True):
                 group["lr"] = self._args.learning_rate * scale * rate(self.step)
@@ -230,14 +252,19 @@ class Fit:
             torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                raise SystemExit("training diverged: a loss was not finite; nothing was written")
+            losses.append(loss.detach())
             self.step += 1
+            if decay:
+                # Young averages forget faster, so that the start does not weigh on them.
+                share = 1 - min(decay, self.step / (10 + self.step))
+                values = [value.detach() for value in self._trained.values()]
+                torch._foreach_lerp_(self._averages, values, share)
             self.seconds = before + time.monotonic() - began
             if self.step % 25 == 0:
-                recent = losses[-50:]
-                mean = sum(recent) / len(recent)
+                losses = losses[-50:]
+                mean = float(torch.stack(losses).mean())  # the only time a GPU is waited for
+                if not math.isfinite(mean):
+                    raise SystemExit("training diverged: a loss was not finite")
                 minutes = self.seconds / 60
                 print(f"step {self.step}/{total} loss {mean:.3f} {minutes:.1f} min", flush=True)
             if self.step % self._args.save_every == 0:
@@ -248,14 +275,52 @@ class Fit:
         import torch
 
         state = self._optimizer.state_dict()["state"]
+        values: list[Any] = list(self._averages)
         bundle = {
             "step": self.step,
             "seconds": self.seconds,
             "model": {name: p.detach() for name, p in self._trained.items()},
+            "averages": values,
             # By name, because the order of parameters is no part of a model's meaning.
-            "moments": {name: state[i] for i, name in enumerate(self._trained)},
+            "moments": {name: state[i] for i, name in enumerate(self._trained) if i in state},
         }
         write_atomically(self._checkpoint, lambda path: torch.save(bundle, path))
+
+
+    def take_averages(self) -> None:
+        """Put the averages over the steps in the place of the last weights."""
+        import torch
+
+        if self._args.average:
+            with torch.no_grad():
+                for own, value in zip(self._trained.values(), self._averages, strict=True):
+                    own.copy_(value)
+
+
+def add_dropout(model: Any, share: float) -> None:
+    """Drop outputs of attention and feed-forward parts in training, as BERT does."""
+    import torch.nn.functional as functional
+
+    def drop(module: Any, inputs: Any, output: Any) -> Any:
+        return functional.dropout(output, share, module.training)
+
+    for name, module in model.named_modules():
+        if share and name.endswith((".output", ".down")):
+            module.register_forward_hook(drop)
+
+
+def exact_match(model: Any, config: Any, found: list[Any], device: Any) -> float:
+    """Share of probes that are answered with the very tokens of a right answer."""
+    right = 0
+    model.eval()
+    for start in range(0, len(found), 64):
+        group = found[start : start + 64]
+        ids, _ = collate([probe.example for probe in group], config)
+        for probe, row in zip(group, model.generate(ids.to(device), 16).tokens.tolist()):
+            answer = row[: row.index(config.sep_token_id)] if config.sep_token_id in row else row
+            right += answer in list(probe.answers)
+    model.train()
+    return right / len(found)
 
 
 def write_atomically(path: Path, save: Any) -> None:
@@ -323,11 +388,12 @@ def train_reader(args: argparse.Namespace) -> None:
 
     plan = ReaderPlan(
         args.model, args.seed, args.rank, args.read_steps, args.retrieve_steps, args.adapt_steps,
-        args.batch_tokens, args.learning_rate,
+        args.batch_tokens, args.learning_rate, args.dropout, args.swap, args.average,
     )  # fmt: skip
     data = StagedData(args, AutoTokenizer.from_pretrained(minilm_folder()))
     model, config = prepare_reader(plan, minilm_folder(), args.warm_start)
     device = torch.device(args.device)
+    add_dropout(model, plan.dropout)
     model.to(device).train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # Whole layers that start from MiniLM's weights move at half the pace of what is new.
@@ -345,12 +411,17 @@ def train_reader(args: argparse.Namespace) -> None:
         return pace(step, plan.total, plan.warmup)
 
     fit.run(stream(data, plan, fit.step), plan.total, rate, loss_of)
+    fit.take_averages()
+    match = exact_match(model, config, data.validation(), device)
+    print(f"validation: exact match {match:.3f}", flush=True)
     card = {
         "config": asdict(config),
         "plan": asdict(plan),
         "warm_start": str(args.warm_start.name) if args.warm_start else None,
         "data": data.card,
-        "minutes": round(fit.seconds / 60, 1),
+        "validation_exact_match": round(match, 4),
+        "device": args.device,
+        "minutes": round(fit.seconds / 60, 2),
         "torch": torch.__version__,
     }
     export(args.out / plan.kind, trained_state(model), card)
@@ -365,27 +436,39 @@ class ClassifierPlan:
     epochs: int
     batch_tokens: int
     learning_rate: float
+    average: float
 
 
-CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2, "reviews-implied": 1}
 """Training sets, and how often each is seen in an epoch."""
+
+
+def labelled_rows(args: argparse.Namespace, name: str, split: str) -> list[tuple[str, int]]:
+    """(text, label) of one of our own sets, or of one in the data folder."""
+    from robustlab.data import load_labelled
+
+    folder = labelled_folder(args, name)
+    examples = load_labelled(str(folder), split=split).examples
+    return [(example.text, example.label) for example in examples]
+
+
+def labelled_folder(args: argparse.Namespace, name: str) -> Path:
+    """Where a labelled set lies."""
+    own = ROOT / "corpora" / name
+    return own if own.exists() else Path(args.data) / name
 
 
 def classifier_rows(args: argparse.Namespace) -> tuple[list[tuple[str, int]], dict[str, Any]]:
     """(text, label) rows of an epoch, and what the card says of them."""
-    from robustlab.data import load_labelled
-
     rows: list[tuple[str, int]] = []
     said = {}
     for name, times in CLASSIFIER_SOURCES.items():
-        folder = ROOT / "corpora" / name if name == "reviews" else args.data / name
-        examples = load_labelled(str(folder), split="train").examples
-        own = [(example.text, example.label) for example in examples]
+        own = labelled_rows(args, name, "train")
         rows += own * times
         said[name] = {
             "examples": len(own),
             "times in an epoch": times,
-            "train_sha256": sha256(folder / "train.jsonl"),
+            "train_sha256": sha256(labelled_folder(args, name) / "train.jsonl"),
         }
     return rows, said
 
@@ -400,7 +483,9 @@ def train_classifier(args: argparse.Namespace) -> None:
     from robustlab.models.minilm import minilm_classifier
     from robustlab.resources import minilm_folder
 
-    plan = ClassifierPlan(args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate)
+    plan = ClassifierPlan(
+        args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate, args.average
+    )
     rows, said = classifier_rows(args)
     label_names = ["negative", "positive"]
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
@@ -442,12 +527,32 @@ def train_classifier(args: argparse.Namespace) -> None:
         loss: torch.Tensor = model(**inputs.to(device), labels=labels).loss
         return loss
 
+    def accuracy(name: str) -> float:
+        """On the validation split of a set that is trained on."""
+        model.eval()
+        right = 0
+        found = labelled_rows(args, name, "validation")
+        for start in range(0, len(found), 128):
+            texts, labels = zip(*found[start : start + 128], strict=True)
+            inputs = tokenizer(
+                list(texts), truncation=True, max_length=128, padding=True, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                said_labels = model(**inputs.to(device)).logits.argmax(1).tolist()
+            right += sum(map(int.__eq__, said_labels, labels))
+        return round(right / len(found), 4)
+
     fit.run(schedule[fit.step :], len(schedule), rate, loss_of)
+    fit.take_averages()
+    validation = {name: accuracy(name) for name in CLASSIFIER_SOURCES}
+    print(f"validation accuracy: {validation}", flush=True)
     card = {
         "label_names": label_names,
         "plan": asdict(plan),
         "data": said,
-        "minutes": round(fit.seconds / 60, 1),
+        "validation_accuracy": validation,
+        "device": args.device,
+        "minutes": round(fit.seconds / 60, 2),
         "torch": torch.__version__,
     }
     export(args.out / "classifier", trained_state(model), card)
@@ -481,6 +586,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=3, help="of the classifier")
     parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 2048)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--dropout", type=float, default=0.0, help="readers: in every layer")
+    parser.add_argument("--swap", type=float, default=0.0, help="readers: exchanged answers")
+    parser.add_argument("--average", type=float, default=0.0, help="of weights, decay per step")
     parser.add_argument("--almanac", type=int, default=3000, help="passages to generate")
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--warm-start", type=Path, help="another reader's --work to start from")

@@ -204,7 +204,7 @@ def test_variables_are_options(room: FakeAttack) -> None:
 
 
 def test_a_real_attack_from_end_to_end(tmp_path: Path) -> None:
-    pytest.importorskip("textattack")
+    pytest.importorskip("textattack", reason="TextAttack is not installed")
     save_tiny("bert", tmp_path / "bert")
     texts = [f"the {a} {b} was very {c}" for a in ("old", "red") for b in ("film", "book", "town")
              for c in ("good", "bad")]  # fmt: skip

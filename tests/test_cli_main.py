@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 import robustlab
@@ -137,6 +138,13 @@ def test_a_full_disk_is_for_the_user_to_mend(failing: Callable[[BaseException], 
     failing(OSError(errno.ENOSPC, "No space left on device", "runs/x"))
     done = CliRunner().invoke(cli, ["index"])
     assert (done.exit_code, done.stderr) == (2, "robustlab: runs/x: No space left on device\n")
+
+
+def test_a_full_gpu_is_for_the_user_to_mend(failing: Callable[[BaseException], None]) -> None:
+    failing(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
+    done = CliRunner().invoke(cli, ["index"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("robustlab: the GPU has not enough memory for this: use ")
 
 
 def test_anything_else_is_a_fault_of_ours_with_its_traceback(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 
 from robustlab.errors import UserError
-from robustlab.models.batching import pack
-from robustlab.models.device import resolve_device, resolve_dtype
+from robustlab.models.batching import default_batch_tokens, pack
+from robustlab.models.device import resolve_device, resolve_dtype, upload
 from robustlab.models.fingerprint import fingerprint
 
 CPU = torch.device("cpu")
@@ -55,6 +56,18 @@ def test_dtype_by_name() -> None:
     assert resolve_dtype("bf16", CPU) == torch.bfloat16
     with pytest.raises(UserError, match="Unknown dtype 'int8'"):
         resolve_dtype("int8", CPU)
+
+
+def test_a_gpu_gets_larger_batches() -> None:
+    assert default_batch_tokens(CPU) == 4096
+    assert default_batch_tokens(torch.device("cuda", 1)) == 16_384
+
+
+def test_an_upload_to_the_cpu_copies_nothing() -> None:
+    array = np.array([[1, 2], [3, 4]])
+    tensor = upload(array, CPU)
+    array[0, 0] = 7
+    assert tensor.tolist() == [[7, 2], [3, 4]]
 
 
 def test_pack_sorts_by_length_and_fills_the_budget() -> None:

@@ -22,6 +22,7 @@ from robustlab.models.target import (
     Generations,
     Gradient,
     Gradients,
+    Next,
     Predict,
     Score,
     Scores,
@@ -75,7 +76,7 @@ def test_answers_every_request(load: Load, name: str) -> None:
     target = load(name)
     assert isinstance(target, Target)
     assert target.kind == ("seq2seq" if name in SEQ2SEQ else "causal")
-    assert target.answers == {Generate, Score, Gradient}
+    assert target.answers == {Generate, Score, Next, Gradient}
     assert target.label_names == ()
     before = target.fingerprint()
 

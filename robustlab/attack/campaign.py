@@ -39,7 +39,14 @@ from robustlab.models.target import (
 )
 from robustlab.runs import RunDirectory, build_manifest
 
-__all__ = ["DEFAULT_CONCURRENCY", "AttackSummary", "Campaign", "Outcome", "Progress"]
+__all__ = [
+    "DEFAULT_CONCURRENCY",
+    "AttackSummary",
+    "Campaign",
+    "Outcome",
+    "Progress",
+    "check_same",
+]
 
 DEFAULT_CONCURRENCY = 64
 """Examples alive at once: enough for full batches of similar length."""
@@ -254,7 +261,7 @@ class Campaign:
             UserError: the run was made from something else, or is complete.
             RuntimeError: the target's weights changed during the attack, a fault of ours.
         """
-        self._check(run)
+        check_same(run, self.manifest(arguments={}))
         run.lock()
         outcomes = run.outcomes()
         resumed = len(outcomes)
@@ -300,23 +307,6 @@ class Campaign:
             seconds_budget=None if unbounded else budget.seconds,
             encoder=self._encoder,
         )
-
-    def _check(self, run: RunDirectory) -> None:
-        """Refuse a run directory whose manifest is that of something else."""
-        made = self.manifest(arguments={})
-        places = (
-            "command", "seed", "data.fingerprint", "data.items", "target.fingerprint",
-            "recipe.sha256", "threat_model",
-        )  # fmt: skip
-        for place in places:
-            found, expected = _at(run.manifest, place), _at(made, place)
-            if found != expected:
-                raise UserError(
-                    f"the run in {run.path} is not one of this attack: its {place} is {found!r}, "
-                    f"and here it is {expected!r}"
-                )
-        if run.is_complete:
-            raise UserError(f"the run in {run.path} is complete")
 
     def _ready(self, run: RunDirectory) -> Method:
         """The method; a universal one fitted first, or as the run says that it was."""
@@ -476,6 +466,29 @@ def _other_budgets(recipe: Recipe) -> dict[str, int | float]:
     values = asdict(recipe.budget)
     del values["queries"]
     return {key: value for key, value in values.items() if value is not None}
+
+
+def check_same(run: RunDirectory, made: Mapping[str, Any]) -> None:
+    """Refuse to continue a run whose manifest is not that of the attack at hand.
+
+    ``made`` is the manifest that this attack would have.
+
+    Raises:
+        UserError: the run was made from something else, or is complete.
+    """
+    places = (
+        "command", "seed", "data.fingerprint", "data.items", "target.fingerprint",
+        "recipe.sha256", "threat_model",
+    )  # fmt: skip
+    for place in places:
+        found, expected = _at(run.manifest, place), _at(made, place)
+        if found != expected:
+            raise UserError(
+                f"the run in {run.path} is not one of this attack: its {place} is {found!r}, "
+                f"and here it is {expected!r}"
+            )
+    if run.is_complete:
+        raise UserError(f"the run in {run.path} is complete")
 
 
 def _at(values: Any, place: str) -> Any:

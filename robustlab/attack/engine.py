@@ -116,6 +116,8 @@ class Engine:
         seconds_budget: the most time of one example, from its first step on, whatever else is
             done in that time; None for no limit. It is checked when the example asks.
         cache_bytes: memory for answers, roughly.
+        exact: False gives up that outcomes do not depend on concurrency and batch size, for speed;
+            it is for training examples, of which nothing is reported.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Engine:
         query_budget: int | None = None,
         seconds_budget: float | None = None,
         cache_bytes: int = CACHE_BYTES,
+        exact: bool = True,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
@@ -135,7 +138,7 @@ class Engine:
             raise ValueError(f"the query budget must be at least 1, not {query_budget}")
         if seconds_budget is not None and not seconds_budget > 0:
             raise ValueError(f"the time budget must be above 0 s, not {seconds_budget}")
-        self._oracle = Oracle(target, encoder=encoder, cache_bytes=cache_bytes)
+        self._oracle = Oracle(target, encoder=encoder, cache_bytes=cache_bytes, exact=exact)
         self._seed = seed
         self._concurrency = concurrency
         self._terms = _Terms(target.answers, query_budget, seconds_budget)

@@ -21,6 +21,7 @@ from robustlab.attack.engine import Search
 from robustlab.metrics.answers import normalise, token_f1
 from robustlab.metrics.text import rouge, sentence_bleu
 from robustlab.models.target import (
+    Ask,
     FloatArray,
     Generate,
     Generations,
@@ -73,7 +74,7 @@ class Look(NamedTuple):
 class Goal(Protocol):
     """What is wanted of the target on one example."""
 
-    def question(self, texts: Sequence[TextInput]) -> Predict | Generate:
+    def question(self, texts: Sequence[TextInput]) -> Predict | Generate | Ask:
         """The request whose response decides."""
 
     def verdicts(self, response: Response) -> tuple[Verdict, ...]:

@@ -192,11 +192,18 @@ class _EmbedKind(Kind):
     request_type = Embed
     response_type = Embeddings
 
+    def __init__(self, *, questions: bool) -> None:
+        self._questions = questions
+
+    @property
+    def key(self) -> Hashable:
+        return ("Embed", self._questions)
+
     def items(self, request: Embed) -> Sequence[Hashable]:
         return request.texts
 
     def request(self, items: Sequence[Any]) -> Embed:
-        return Embed(tuple(items))
+        return Embed(tuple(items), self._questions)
 
     def count(self, response: Embeddings) -> int:
         return len(response.vectors)
@@ -327,7 +334,7 @@ def kind_of(request: Request, classes: int) -> Kind:
     if isinstance(request, Score):
         return _ScoreKind(inside=request.inside)
     if isinstance(request, Embed):
-        return _EmbedKind()
+        return _EmbedKind(questions=request.questions)
     if isinstance(request, Gradient):
         return _GradientKind(shifted=bool(request.shifts))
     if isinstance(request, Retrieve):

@@ -47,6 +47,7 @@ from robustlab.attack.words import Words
 from robustlab.errors import UserError
 
 __all__ = [
+    "LOOK_ALIKES",
     "DeleteWord",
     "Drawn",
     "Perturbation",
@@ -148,20 +149,19 @@ def build_perturbations(
 
 # Letters that look alike in most typefaces, from the confusables of Unicode (UTS #39): Cyrillic
 # unless said otherwise.
-_LOOK_ALIKES = str.maketrans(
-    {
-        "a": "\u0430", "c": "\u0441", "d": "\u0501", "e": "\u0435", "h": "\u04bb", "i": "\u0456",
-        "j": "\u0458", "l": "\u04cf", "o": "\u043e", "p": "\u0440", "q": "\u051b", "s": "\u0455",
-        "w": "\u051d", "x": "\u0445", "y": "\u0443",
-        "g": "\u0261",  # Latin script g
-        "n": "\u0578", "u": "\u057d",  # Armenian
-        "v": "\u03bd",  # Greek
-        "A": "\u0410", "B": "\u0412", "C": "\u0421", "E": "\u0415", "H": "\u041d", "I": "\u0406",
-        "J": "\u0408", "K": "\u041a", "M": "\u041c", "O": "\u041e", "P": "\u0420", "S": "\u0405",
-        "T": "\u0422", "X": "\u0425",
-        "N": "\u039d", "Y": "\u03a5", "Z": "\u0396",  # Greek
-    }
-)  # fmt: skip
+LOOK_ALIKES: Mapping[str, str] = {
+    "a": "\u0430", "c": "\u0441", "d": "\u0501", "e": "\u0435", "h": "\u04bb", "i": "\u0456",
+    "j": "\u0458", "l": "\u04cf", "o": "\u043e", "p": "\u0440", "q": "\u051b", "s": "\u0455",
+    "w": "\u051d", "x": "\u0445", "y": "\u0443",
+    "g": "\u0261",  # Latin script g
+    "n": "\u0578", "u": "\u057d",  # Armenian
+    "v": "\u03bd",  # Greek
+    "A": "\u0410", "B": "\u0412", "C": "\u0421", "E": "\u0415", "H": "\u041d", "I": "\u0406",
+    "J": "\u0408", "K": "\u041a", "M": "\u041c", "O": "\u041e", "P": "\u0420", "S": "\u0405",
+    "T": "\u0422", "X": "\u0425",
+    "N": "\u039d", "Y": "\u03a5", "Z": "\u0396",  # Greek
+}  # fmt: skip
+"""A letter and its look-alike."""
 
 _INVISIBLE = "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
@@ -169,7 +169,7 @@ _INVISIBLE = "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}
 def homoglyphs(word: str) -> Iterator[str]:
     """One letter as its look-alike."""
     for place, letter in enumerate(word):
-        yield word[:place] + letter.translate(_LOOK_ALIKES) + word[place + 1 :]
+        yield word[:place] + LOOK_ALIKES.get(letter, letter) + word[place + 1 :]
 
 
 def invisible_characters(word: str) -> Iterator[str]:

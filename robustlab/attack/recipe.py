@@ -20,6 +20,7 @@ A recipe is read like the appendix of a paper::
     max_edits     = 10                   # words that differ from the original
     max_edit_rate = 0.2                  # the same as a share of its words
     seconds       = 60
+    passages      = 5                    # that may be written into a corpus
 
     [[constraint]]                       # any number of them, each with a kind and its numbers
     kind              = "levenshtein-edit-distance"
@@ -75,9 +76,14 @@ _GOALS = (
     "targeted-classification",
     "force-output",
     "change-answer",
+    "hide-gold",
+    "wrong-answer",
+    "no-answer",
+    "retrieve-poison",
 )
-_KNOWLEDGE = ("white-box", "score", "label")
-_SURFACES = ("characters", "words", "input-tokens", "embeddings")
+_KNOWLEDGE = ("white-box", "score", "label", "none")
+_SURFACES = ("characters", "words", "input-tokens", "embeddings", "passages")
+_POISON_GOALS = ("wrong-answer", "no-answer", "retrieve-poison")
 _PARTS = ("question", "context")
 
 
@@ -85,7 +91,8 @@ _PARTS = ("question", "context")
 class Threat:
     """The threat model: what the adversary wants, sees and may change.
 
-    ``part`` is the part of a generator's prompt that it writes; None for classifiers.
+    ``part`` is the part of a generator's prompt that it writes; None for classifiers, and where
+    it writes passages or only a retriever is to be fooled.
     """
 
     goal: str
@@ -98,6 +105,11 @@ class Threat:
         """Whether the goal is one on generated text."""
         return self.goal in ("force-output", "change-answer")
 
+    @property
+    def poisons(self) -> bool:
+        """Whether the adversary writes passages into the corpus of a RAG pipeline."""
+        return self.surface == "passages"
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -105,13 +117,16 @@ class Budget:
 
     ``max_edits``: words that differ from the original; ``max_edit_rate``: the same as a share of
     the original's words, at least one. ``seconds`` depends on the machine, so a recipe that
-    states it gives up reproducible outcomes.
+    states it gives up reproducible outcomes. ``passages``: how many may be written into the
+    corpus for one question, or in all where they are shared by all questions; at least one, and
+    None where the adversary writes none.
     """
 
     queries: int | None = None
     max_edits: int | None = None
     max_edit_rate: float | None = None
     seconds: float | None = None
+    passages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +320,12 @@ def parse_recipe(text: str, source: str) -> Recipe | Suite:
     threat = top.table("threat")
     goal = threat.choice("goal", _GOALS)
     generates = goal in ("force-output", "change-answer")
+    surface = threat.choice("surface", _SURFACES)
+    if (surface == "passages") is not (goal in _POISON_GOALS):
+        raise UserError(
+            f"the recipe {source} is wrong at threat.surface: the goals of who writes passages are "
+            f"{', '.join(_POISON_GOALS)}, and these alone; found {goal} and {surface}"
+        )
     budget = top.table("budget", required=False)
     recipe = Recipe(
         name=top.string("name"),
@@ -313,7 +334,7 @@ def parse_recipe(text: str, source: str) -> Recipe | Suite:
         threat=Threat(
             goal=goal,
             knowledge=threat.choice("knowledge", _KNOWLEDGE),
-            surface=threat.choice("surface", _SURFACES),
+            surface=surface,
             part=threat.choice("part", _PARTS) if generates else None,
         ),
         goal=Component(goal, top.table("goal", required=False).options()),
@@ -322,6 +343,7 @@ def parse_recipe(text: str, source: str) -> Recipe | Suite:
             max_edits=budget.positive("max_edits"),
             max_edit_rate=budget.share("max_edit_rate"),
             seconds=budget.positive("seconds"),
+            passages=budget.required("passages") if surface == "passages" else None,
         ),
         constraints=tuple(table.component("kind") for table in top.tables("constraint")),
         transformations=tuple(table.component("kind") for table in top.tables("transformation")),
@@ -362,6 +384,14 @@ class _Table:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self._wrong(key, "a whole number, at least 1", value)
         return value
+
+    def required(self, key: str) -> int:
+        """A positive number that must be there."""
+        if key not in self._values:
+            raise UserError(f"the recipe {self._source} lacks a key: {self._place}{key}")
+        found = self.positive(key)
+        assert found is not None
+        return found
 
     def share(self, key: str) -> float | None:
         value = self._take(key, required=False)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from robustlab.attack.campaign import Campaign, Outcome, Progress
+from robustlab.attack.campaign import Outcome, Progress
 from robustlab.attack.recipe import Recipe, Suite, load_recipe
 from robustlab.errors import UserError
 from robustlab.metrics.robustness import robustness_summary
@@ -22,6 +22,7 @@ from robustlab.runs import RunDirectory
 
 __all__ = [
     "RUNS",
+    "Runnable",
     "load_recipes",
     "open_members",
     "open_suite",
@@ -33,12 +34,24 @@ RUNS = "runs"
 """The folder of the recipes' runs in that of the suite."""
 
 
-def load_recipes(names: Sequence[str]) -> tuple[Recipe, ...]:
+class Runnable(Protocol):
+    """A campaign, of whatever kind of attack."""
+
+    def manifest(self, *, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of its run directory."""
+
+    def run(
+        self, run: RunDirectory, *, progress: Callable[[Progress], None] | None = None
+    ) -> object:
+        """Attack, and complete the run."""
+
+
+def load_recipes(names: Sequence[str], *, one_goal: bool = True) -> tuple[Recipe, ...]:
     """Recipes by name or file, suites replaced by what they list; each once, in order.
 
     Raises:
-        UserError: one that cannot be read, a suite in a suite, two recipes of one name, or goals
-            that differ, since then no worst case is defined.
+        UserError: one that cannot be read, a suite in a suite, two recipes of one name, or, unless
+            ``one_goal`` is false, goals that differ, since then no worst case is defined.
     """
     recipes: dict[str, Recipe] = {}
     for name in names:
@@ -50,7 +63,7 @@ def load_recipes(names: Sequence[str]) -> tuple[Recipe, ...]:
                     f"two recipes are called {recipe.name}: {other.source} and {recipe.source}"
                 )
     chosen = tuple(recipes.values())
-    for recipe in chosen[1:]:
+    for recipe in chosen[1:] if one_goal else ():
         if recipe.goal != chosen[0].goal:
             raise UserError(
                 f"{chosen[0].name} and {recipe.name} pursue different goals, so an example has no "
@@ -110,7 +123,7 @@ def _badness(outcome: Outcome) -> tuple[int, int]:
 
 def open_suite(
     folder: Path,
-    campaigns: Mapping[str, Campaign],
+    campaigns: Mapping[str, Runnable],
     *,
     named: Suite | None,
     arguments: Mapping[str, Any],
@@ -149,7 +162,7 @@ def open_suite(
 
 
 def open_members(
-    suite: RunDirectory, campaigns: Mapping[str, Campaign], *, arguments: Mapping[str, Any]
+    suite: RunDirectory, campaigns: Mapping[str, Runnable], *, arguments: Mapping[str, Any]
 ) -> dict[str, RunDirectory]:
     """The recipes' own runs by name, made where there are none yet."""
     runs = {}
@@ -164,7 +177,7 @@ def open_members(
 
 def run_suite(
     suite: RunDirectory,
-    campaigns: Mapping[str, Campaign],
+    campaigns: Mapping[str, Runnable],
     runs: Mapping[str, RunDirectory],
     *,
     progress: Callable[[Progress], None] | None = None,
@@ -180,7 +193,7 @@ def run_suite(
         progress: called with every outcome of every campaign.
 
     Raises:
-        UserError: as for :meth:`Campaign.run`, or the suite is complete.
+        UserError: as a campaign that is run, or the suite is complete.
     """
     if suite.is_complete:
         raise UserError(f"the run in {suite.path} is complete")

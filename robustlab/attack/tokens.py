@@ -17,6 +17,7 @@ from robustlab.attack.goals import Frame, Goal, Look
 from robustlab.attack.method import Start
 from robustlab.errors import UserError
 from robustlab.models.target import (
+    Ask,
     FloatArray,
     Generate,
     TextInput,
@@ -97,7 +98,7 @@ class BudgetedGoal:
         """``queries``: how many are left, None for no limit."""
         self._goal = goal
         self._left = queries
-        self._generates = isinstance(goal.question(()), Generate)
+        self._generates = isinstance(goal.question(()), Generate | Ask)
 
     def look(self, texts: Sequence[TextInput]) -> Search[Look | None]:
         """A look at the first texts that can be afforded; None if not a single one can."""

@@ -18,10 +18,12 @@ from robustlab.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER, UserError
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "advtrain": "robustlab.cli.advtrain:advtrain",
     "attack": "robustlab.cli.attack:attack",
     "attacks": "robustlab.cli.attacks:attacks",
     "compare": "robustlab.cli.compare:compare",
     "verify": "robustlab.cli.verify:verify",
+    "certify": "robustlab.cli.certify:certify",
     "evaluate": "robustlab.cli.evaluate:evaluate",
     "rag-query": "robustlab.cli.rag_query:rag_query",
     "index": "robustlab.cli.index:index",
@@ -102,6 +104,14 @@ class _Commands(click.Group):
                 raise
             place = f"{error.filename}: " if error.filename else ""
             raise _Mistake(f"{place}{error.strerror}") from error
+        except RuntimeError as error:
+            torch = sys.modules.get("torch")
+            if torch is None or not isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise _Mistake(
+                "the GPU has not enough memory for this: use fewer --batch-tokens where the "
+                "command takes them (16384 otherwise), --dtype bf16 or --device cpu"
+            ) from error
 
 
 @click.group(

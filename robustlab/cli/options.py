@@ -17,6 +17,8 @@ from robustlab.cli.config import config_option
 
 __all__ = [
     "SETTINGS",
+    "adaptive",
+    "adversary",
     "audit",
     "batch_tokens",
     "common",
@@ -24,7 +26,9 @@ __all__ = [
     "complete_recipe",
     "concurrency",
     "corpus",
+    "curves",
     "data",
+    "defenses",
     "device",
     "device_alone",
     "generator",
@@ -36,6 +40,10 @@ __all__ = [
     "max_new_tokens",
     "out",
     "passage_columns",
+    "pipeline_file",
+    "pipeline_goal",
+    "poison",
+    "poison_passages",
     "prompt",
     "query_budget",
     "question_columns",
@@ -85,6 +93,12 @@ def _corpora() -> Iterable[str]:
     return corpus_names()
 
 
+def _defenses() -> Iterable[str]:
+    from robustlab.defense import defense_names
+
+    return defense_names()
+
+
 complete_corpus = _completion(_corpora)
 complete_recipe = _completion(_recipes)
 _complete_target = _completion(
@@ -114,8 +128,17 @@ def target(default: str | None) -> Decorator:
         help="Model: builtin:NAME, a Hugging Face folder or hub id, or rag (the pipeline of "
         "--retriever and --generator)."
         if default is None
-        else "Model: builtin:NAME, a Hugging Face folder or a hub id.",
+        else "Model: builtin:NAME, a Hugging Face folder or a hub id; or a pipeline: rag (that of "
+        "--retriever and --generator), or a TOML file that keeps one.",
     )
+
+
+pipeline_file = click.option(
+    "--target",
+    metavar="FILE",
+    default="rag",
+    help="Pipeline: rag (the one of --retriever and --generator), or a TOML file that keeps one.",
+)
 
 
 def data(default: str | None) -> Decorator:
@@ -229,6 +252,60 @@ max_new_tokens = click.option(
     type=_POSITIVE,
     default=32,
     help="Longest answer, in tokens.",
+)
+
+poison = click.option(
+    "--poison",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Passages that an adversary has put into the corpus, by question (poison.jsonl).",
+)
+
+adversary = click.option(
+    "--adversary",
+    metavar="SPEC",
+    default=None,
+    help="Generator that writes the adversarial texts; templates if not given.",
+)
+
+poison_passages = click.option(
+    "--poison-passages",
+    metavar="N",
+    type=_POSITIVE,
+    default=None,
+    show_default="the recipe's",
+    help="Passages that the adversary may write.",
+)
+
+adaptive = click.option(
+    "--adaptive/--no-adaptive",
+    default=None,
+    show_default="both ways",
+    help="Whether the adversary knows the defences, and searches through them.",
+)
+
+curves = click.option(
+    "--curves",
+    is_flag=True,
+    show_default=False,
+    help="Ask every question with fewer passages of poison and with every smaller --top-k, too.",
+)
+
+pipeline_goal = click.option(
+    "--goal",
+    type=click.Choice(["change-answer", "hide-gold"]),
+    default=None,
+    show_default="the recipe's",
+    help="What recipes that mistype questions want: another answer, or gold not retrieved.",
+)
+
+defenses = click.option(
+    "--defense",
+    metavar="NAME|FILE",
+    multiple=True,
+    shell_complete=_completion(_defenses),
+    help="Defence: a shipped one by name, or a TOML file of your own; repeatable.",
 )
 
 split = click.option(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Estimate", "mean_estimate", "rate"]
+__all__ = ["Estimate", "lower_bound", "mean_estimate", "rate"]
 
 _Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
@@ -64,6 +64,38 @@ def rate(successes: int, n: int) -> Estimate:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Estimate(p, low, high, n)
+
+
+def lower_bound(successes: int, n: int, error: float) -> float:
+    """The least proportion that is compatible with so many successes (Clopper & Pearson 1934).
+
+    One-sided: the p at which P(X ≥ successes) = ``error`` for X ~ Binomial(n, p); 0 without a
+    success. The true proportion lies below it with probability at most ``error``.
+    """
+    if not 0 <= successes <= n or not 0 < error < 1:
+        raise ValueError(f"no such bound: {successes} of {n} with error {error}")
+    if successes == 0:
+        return 0.0
+    below, above = 0.0, successes / n
+    while above - below > 1e-12:
+        middle = (below + above) / 2
+        if _tail(successes, n, middle) > error:
+            above = middle
+        else:
+            below = middle
+    return below
+
+
+def _tail(successes: int, n: int, p: float) -> float:
+    """P(X ≥ successes) for X ~ Binomial(n, p), 0 < p < 1."""
+    counts = np.arange(successes, n + 1)
+    choose = [
+        math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
+        for count in counts.tolist()
+    ]
+    return float(
+        np.exp(np.array(choose) + counts * math.log(p) + (n - counts) * math.log1p(-p)).sum()
+    )
 
 
 def mean_estimate(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Estimate:

@@ -26,6 +26,8 @@ from robustlab.models.target import (
     Generations,
     Gradient,
     Gradients,
+    Next,
+    NextTokens,
     Request,
     Response,
     Score,
@@ -169,6 +171,19 @@ class GeneratorBackend(Protocol):
         Summed over the tokens of the output and the end token, which the backend appends.
         """
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an output."""
+
+    def next_log_probs(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """Log-probabilities of the token that :meth:`generate` would choose next.
+
+        Float32 (batch, vocabulary). ``output_ids`` are the tokens generated so far, no end token
+        among them; they may be none.
+        """
+
     def gradient(
         self,
         prompt_ids: Sequence[list[int]],
@@ -208,9 +223,14 @@ class GeneratorTarget:
         return self._spec
 
     @property
+    def backend(self) -> GeneratorBackend:
+        """What runs the model; training takes it apart."""
+        return self._backend
+
+    @property
     def answers(self) -> frozenset[type[Request]]:
-        """Generate, Score and Gradient."""
-        return frozenset({Generate, Score, Gradient})
+        """Generate, Score, Next and Gradient."""
+        return frozenset({Generate, Score, Next, Gradient})
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -228,6 +248,8 @@ class GeneratorTarget:
             return self._generate(request)
         if isinstance(request, Score):
             return self._score(request)
+        if isinstance(request, Next):
+            return self._next(request)
         if isinstance(request, Gradient):
             return self._gradient(request)
         raise TypeError(f"{self._spec} ({self.kind}) does not answer {type(request).__name__}")
@@ -295,6 +317,8 @@ class GeneratorTarget:
         )
 
     def _score(self, request: Score) -> Scores:
+        import torch
+
         if len(request.prompts) != len(request.outputs):
             raise ValueError(
                 f"{len(request.prompts)} prompts are paired with {len(request.outputs)} outputs"
@@ -302,7 +326,8 @@ class GeneratorTarget:
         prompts = [prompt.ids for prompt in self._backend.encode_prompts(request.prompts)]
         outputs = self._encode_outputs(request.prompts, request.outputs)
         lengths = self._pair_lengths(prompts, outputs)
-        log_probs = np.zeros(len(prompts), dtype=np.float32)
+        order: list[int] = []
+        parts: list[torch.Tensor] = []
         alone = list(range(len(prompts)))
         read_prefix = self._backend.read_prefix
         if read_prefix is not None:
@@ -314,16 +339,50 @@ class GeneratorTarget:
                 sizes = [lengths[i] - cut + -(-cut // _PREFIX_DISCOUNT) for i in group.rows]
                 for batch in pack(sizes, self._batch_tokens):
                     rows = [group.rows[place] for place in batch]
-                    sums = scorer.score(
-                        [prompts[i][cut:] for i in rows], [outputs[i] for i in rows]
+                    parts.append(
+                        scorer.score([prompts[i][cut:] for i in rows], [outputs[i] for i in rows])
                     )
-                    log_probs[rows] = sums.cpu().numpy()
+                    order.extend(rows)
         for batch in pack([lengths[i] for i in alone], self._batch_tokens):
             rows = [alone[place] for place in batch]
-            sums = self._backend.score([prompts[i] for i in rows], [outputs[i] for i in rows])
-            log_probs[rows] = sums.cpu().numpy()
+            parts.append(
+                self._backend.score([prompts[i] for i in rows], [outputs[i] for i in rows])
+            )
+            order.extend(rows)
+        log_probs = np.zeros(len(prompts), dtype=np.float32)
+        # One copy at the end: a copy after every batch would make a GPU wait for Python.
+        if parts:
+            log_probs[order] = torch.cat(parts).cpu().numpy()
         tokens = np.array([len(output) + 1 for output in outputs], dtype=np.int64)
         return Scores(log_probs=log_probs, tokens=tokens)
+
+    def spell(self, prompts: Sequence[str], outputs: Sequence[Sequence[int]]) -> list[str]:
+        """What :class:`Generations` would write for these output tokens, no end token among them.
+
+        The prompts are there for generators that copy, which can spell as the prompt does.
+        """
+        texts = self._backend.decode(prompts, [list(ids) for ids in outputs])
+        return [text.strip() for text in texts]
+
+    def _next(self, request: Next) -> NextTokens:
+        if len(request.prompts) != len(request.outputs):
+            raise ValueError(
+                f"{len(request.prompts)} prompts are paired with {len(request.outputs)} outputs"
+            )
+        prompts = [prompt.ids for prompt in self._backend.encode_prompts(request.prompts)]
+        outputs = [list(output) for output in request.outputs]
+        lengths = self._pair_lengths(prompts, outputs)
+        found: FloatArray | None = None
+        for rows in pack(lengths, self._batch_tokens):
+            part = self._backend.next_log_probs(
+                [prompts[i] for i in rows], [outputs[i] for i in rows]
+            )
+            if found is None:
+                found = np.zeros((len(prompts), part.shape[1]), dtype=np.float32)
+            found[rows] = part.cpu().numpy()
+        if found is None:
+            found = np.zeros((0, 0), dtype=np.float32)
+        return NextTokens(found, self._backend.ends)
 
     def _gradient(self, request: Gradient) -> Gradients:
         if len(request.texts) != len(request.goals):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustlab.models.device import upload
 from robustlab.models.target import FloatArray, Gradient
 
 if TYPE_CHECKING:
@@ -70,12 +71,10 @@ class EmbeddingTap:
 
     def _padded(self, embeddings: torch.Tensor) -> torch.Tensor:
         """The shifts of all rows, zero behind each row's own tokens."""
-        import torch
-
         moved = np.zeros(embeddings.shape, dtype=np.float32)
         for row, shift in enumerate(self._shifts):
             moved[row, : len(shift)] = shift
-        return torch.from_numpy(moved).to(embeddings)
+        return upload(moved, embeddings.device).to(embeddings.dtype)
 
     def gradients(self, lengths: Sequence[int]) -> list[FloatArray]:
         """After ``backward``: for each row float32 (tokens, width), the first ``lengths[row]``."""

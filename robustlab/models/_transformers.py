@@ -11,6 +11,7 @@ import numpy as np
 from robustlab.errors import UserError
 from robustlab.models._generator import UNLIMITED, EncodedPrompt, Generated
 from robustlab.models._gradients import InputGradient, output_gradients
+from robustlab.models.device import upload
 from robustlab.models.target import FloatArray
 
 if TYPE_CHECKING:
@@ -102,8 +103,6 @@ def pad_batch(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids padded to the longest row, and their attention mask; both int64 (rows, longest)."""
-    import torch
-
     width = max(len(row) for row in rows)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
@@ -111,7 +110,7 @@ def pad_batch(
         place = slice(width - len(row), width) if left else slice(len(row))
         ids[number, place] = row
         mask[number, place] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return upload(ids, device), upload(mask, device)
 
 
 class GreedyRecorder:
@@ -241,6 +240,28 @@ class TransformersGenerator(ABC):
         )
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """See :meth:`GeneratorBackend.ends`."""
+        return self._ends
+
+    def next_choice(
+        self, logits: torch.Tensor, output_ids: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Logits of the next token (batch, vocabulary) as float32 log-probabilities.
+
+        Where a model's first token is forced, it is certain.
+        """
+        import torch
+
+        log_probs = logits.float().log_softmax(dim=-1)
+        if self._forced_first is not None:
+            forced = torch.full_like(log_probs[0], -torch.inf)
+            forced[self._forced_first] = 0.0
+            begins = [not row for row in output_ids]
+            log_probs[torch.tensor(begins, device=log_probs.device)] = forced
+        return log_probs
+
+    @property
     @abstractmethod
     def input_layer(self) -> torch.nn.Embedding:
         """The token embedding layer that reads the prompt."""
@@ -286,17 +307,18 @@ def output_log_probs(
     """
     import torch
 
-    positions = logits.shape[1]
-    places = [
-        row * positions + start + step
-        for row, (start, target) in enumerate(zip(starts, targets, strict=True))
-        for step in range(len(target))
-    ]
+    lengths = np.array([len(target) for target in targets])
+    rows = np.repeat(np.arange(len(targets)), lengths)
+    steps = np.concatenate([np.arange(length) for length in lengths])
     flat = logits.flatten(0, 1)
     # Rows of one length that were cut to their targets have nothing else: spare them the copy.
-    if len(places) < len(flat):
-        flat = flat[torch.tensor(places, device=logits.device)]
-    tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
+    if len(rows) < len(flat):
+        places = rows * logits.shape[1] + np.asarray(starts)[rows] + steps
+        flat = flat[upload(places, logits.device)]
+    tokens = upload(np.array([token for target in targets for token in target]), logits.device)
     log_probs = -torch.nn.functional.cross_entropy(flat.float(), tokens, reduction="none")
-    parts = torch.split(log_probs, [len(target) for target in targets])
-    return torch.stack([part.sum() for part in parts])
+    # Summed as one rectangle: a sum for each row would be a kernel for each on a GPU.
+    width = int(lengths.max())
+    rectangle = log_probs.new_zeros(len(targets) * width)
+    cells = upload(rows * width + steps, logits.device)
+    return rectangle.index_copy(0, cells, log_probs).view(-1, width).sum(1)

@@ -23,7 +23,7 @@ __all__ = ["CausalTarget", "TransformersCausal"]
 
 
 class CausalTarget(GeneratorTarget):
-    """A decoder-only model that answers Generate, Score and Gradient."""
+    """A decoder-only model that answers Generate, Score, Next and Gradient."""
 
     kind = "causal"
 
@@ -74,6 +74,24 @@ class TransformersCausal(TransformersGenerator):
         """See :meth:`GeneratorBackend.generate`. Padded on the left, so that all rows end alike."""
         ids, mask = pad_batch(prompt_ids, self.pad_id, self.device, left=True)
         return self.greedy(ids, mask, skip=ids.shape[1], max_new_tokens=max_new_tokens)
+
+    def next_log_probs(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """See :meth:`GeneratorBackend.next_log_probs`. Padded as in :meth:`log_probs`."""
+        import torch
+
+        rows = [prompt + output for prompt, output in zip(prompt_ids, output_ids, strict=True)]
+        ids, mask = pad_batch(rows, self.pad_id, self.device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
+        more: dict[str, Any] = {}
+        if self._keeps_logits:
+            kept, last = torch.unique(last, return_inverse=True)
+            more = {"logits_to_keep": kept}
+        with torch.inference_mode():
+            logits = self.module(input_ids=ids, attention_mask=mask, use_cache=False, **more).logits
+            chosen = logits[torch.arange(len(rows), device=self.device), last]
+        return self.next_choice(chosen, output_ids)
 
     @property
     def input_layer(self) -> torch.nn.Embedding:

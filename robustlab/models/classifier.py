@@ -109,6 +109,21 @@ class ClassifierTarget:
         return self._spec
 
     @property
+    def model(self) -> Any:
+        """The model itself, frozen and in eval mode: for training, which copies it first."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._tokenizer
+
+    @property
+    def limit(self) -> int:
+        """The longest text in tokens."""
+        return self._limit
+
+    @property
     def answers(self) -> frozenset[type[Request]]:
         """Predict and, for encoder-only and decoder-only models, Gradient."""
         if self._model.config.is_encoder_decoder:
@@ -157,10 +172,15 @@ class ClassifierTarget:
 
         texts = self._encode(request.texts, with_offsets=False)
         probabilities = np.zeros((len(texts), len(self._label_names)), dtype=np.float32)
+        order: list[int] = []
+        parts: list[torch.Tensor] = []
         with torch.inference_mode():
             for rows in self._pack(texts):
-                logits = self._logits([texts[i] for i in rows])
-                probabilities[rows] = logits.softmax(dim=-1).cpu().numpy()
+                parts.append(self._logits([texts[i] for i in rows]).softmax(dim=-1))
+                order.extend(rows)
+            # One copy at the end: a copy after every batch would make a GPU wait for Python.
+            if parts:
+                probabilities[order] = torch.cat(parts).cpu().numpy()
         return Predictions(probabilities)
 
     def _gradient(self, request: Gradient) -> Gradients:
@@ -181,9 +201,9 @@ class ClassifierTarget:
                 losses.sum().backward()  # type: ignore[no-untyped-call]
             gradients = tap.gradients([len(text.ids) for text in batch])
             probabilities = logits.detach().softmax(dim=-1).cpu().numpy()
-            for place, i in enumerate(rows):
+            for place, (i, loss) in enumerate(zip(rows, losses.tolist(), strict=True)):
                 items[i] = TokenGradient(
-                    loss=losses[place].item(),
+                    loss=loss,
                     token_ids=np.array(batch[place].ids, dtype=np.int64),
                     offsets=batch[place].offsets,
                     gradient=gradients[place],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustlab.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
-__all__ = ["resolve_device", "resolve_dtype"]
+__all__ = ["resolve_device", "resolve_dtype", "upload"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -69,3 +70,18 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         check = getattr(torch.cpu, "_is_amx_tile_supported", None)
         fast = bool(check is not None and check())
     return torch.bfloat16 if fast else torch.float32
+
+
+def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array as a tensor on a device; to a GPU without waiting for what it is still doing.
+
+    A plain copy to a GPU goes behind all work in its queue and Python waits for it, so that the
+    next batch is made only after the last one is done. From page-locked memory it need not.
+    On the CPU the tensor shares the array's memory.
+    """
+    import torch
+
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda" or not array.size:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustlab.errors import UserError
-from robustlab.models.batching import DEFAULT_BATCH_TOKENS
+from robustlab.models.batching import default_batch_tokens
 from robustlab.models.device import resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def load_target(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``fp32`` or ``bf16``; see
             :func:`~robustlab.models.device.resolve_dtype`.
-        batch_tokens: the most tokens in a forward pass, padding included.
+        batch_tokens: the most tokens in a forward pass, padding included; see
+            :func:`~robustlab.models.batching.default_batch_tokens`.
 
     Raises:
         UserError: anything about the spec, the files or the machine that stands in the way.
@@ -62,7 +63,7 @@ def load_target(
         raise UserError(f"Unknown kind '{kind}': use --kind {', '.join(_KINDS[:-1])} or causal.")
     where = resolve_device(device)
     precision = resolve_dtype(dtype, where)
-    tokens = DEFAULT_BATCH_TOKENS if batch_tokens is None else batch_tokens
+    tokens = default_batch_tokens(where) if batch_tokens is None else batch_tokens
     target: Target
     if spec.startswith("builtin:"):
         from robustlab.models.builtin import load_builtin
@@ -144,6 +145,7 @@ def _load_transformers(
     batch_tokens: int,
 ) -> Target:
     """Load a Hugging Face model folder."""
+    from robustlab.models.adapted import attach
     from robustlab.models.causal import CausalTarget, TransformersCausal
     from robustlab.models.classifier import ClassifierTarget
     from robustlab.models.seq2seq import Seq2SeqTarget, TransformersSeq2Seq
@@ -163,7 +165,7 @@ def _load_transformers(
             # sparse one approximates, gives a text one result whatever it is batched with.
             config.attention_type = "original_full"
         tokenizer = _load_tokenizer(spec, folder)
-        model = _load_model(spec, folder, config, family, dtype)
+        model = attach(_load_model(spec, folder, config, family, dtype), folder)
         if family == "classifier":
             return ClassifierTarget(
                 spec, model, tokenizer, device=device, dtype=dtype, batch_tokens=batch_tokens

@@ -36,6 +36,7 @@ Form: TypeAlias = tuple[str, ...]
 _FOLDER = Path(__file__).resolve().parent / "prompts"
 _SECTION = re.compile(r"---\s*(.*?)\s*---\s*")
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
+_SHOWN = re.compile(r"\{(?:passage|title|text)\}")
 _PROMPT_FIELDS = ("question", "passages", "examples")
 _PASSAGE_FIELDS = ("passage", "title", "text", "number")
 
@@ -77,6 +78,35 @@ class PromptTemplate:
             )
             raise UserError(f"{name}: {problem}")
         return cls(name, source, examples, prompt, passage)
+
+    def framed(
+        self, name: str, *, before: str, after: str, opening: str, closing: str
+    ) -> PromptTemplate:
+        """The same template with text around all passages, and around each of them.
+
+        ``opening`` stands before a passage's title or text, behind what else the template begins
+        it with, and may have ``{number}`` in it; braces in the other texts are literal.
+        """
+        sections: list[list[str]] = [[]]
+        for line in self.source.split("\n"):
+            if _SECTION.fullmatch(line):
+                sections.append([])
+            sections[-1].append(line)
+        around = f"{_doubled(before)}{{passages}}{_doubled(after)}"
+        number = _doubled(opening).replace("{{number}}", "{number}")
+        for section in sections:
+            header = _SECTION.fullmatch(section[0]) if section else None
+            body = "\n".join(section[1:])
+            if header is not None and header[1] == "prompt":
+                section[1:] = [body.replace("{passages}", around)]
+            elif header is not None and header[1] == "passage":
+                fields = list(_SHOWN.finditer(body))
+                start, end = fields[0].start(), fields[-1].end()
+                section[1:] = [
+                    f"{body[:start]}{number}{body[start:end]}{_doubled(closing)}{body[end:]}"
+                ]
+        source = "\n".join(line for section in sections for line in section)
+        return PromptTemplate.parse(source, name)
 
     def render_passage(self, passage: Passage, number: int) -> str:
         """One passage as it stands in the prompt; ``number`` counts from 1."""
@@ -201,6 +231,11 @@ def _form(line: int, text: str, fields: tuple[str, ...], name: str) -> Form:
             )
     pieces[-1] += text[end:]
     return tuple(pieces)
+
+
+def _doubled(text: str) -> str:
+    """The text with its braces as literals of a template."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _fill(form: Form, values: Mapping[str, str]) -> str:

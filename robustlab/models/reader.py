@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
+    "AnswerStates",
     "Answers",
     "CausalReader",
     "Reader",
@@ -44,6 +45,7 @@ __all__ = [
     "config_from",
     "from_minilm",
     "new_reader",
+    "next_log_probs",
     "read_config",
 ]
 
@@ -140,6 +142,19 @@ class Answers(NamedTuple):
     """(B,), summed over the answer's tokens."""
     margins: Tensor
     """(B,), the smallest lead in log-probability that one of them had over the second best."""
+
+
+class AnswerStates(NamedTuple):
+    """What the copy head is given for every token of a batch of answers."""
+
+    states: Tensor
+    """(B, T, W), the answer's states, each from before its token."""
+    last: Tensor
+    """(B, T), the token before each."""
+    context: Tensor
+    """(B, S, W)."""
+    copyable: Tensor
+    """(B, S), the tokens of the context that may stand in an answer."""
 
 
 Cache: TypeAlias = tuple[Tensor, Tensor]
@@ -339,16 +354,24 @@ class Seq2SeqReader(nn.Module):
             states = layer.feed_forward(states)
         return states
 
-    def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
-        """Log-probability (B, T) of the answer's tokens; positions of padding are zero.
+    def answer_states(self, ids: Tensor, answer: Tensor) -> AnswerStates:
+        """What the copy head is given for each token of an answer, teacher-forced.
 
         ``answer`` holds the tokens with their closing ``[SEP]``, padded on the right.
         """
         context, layout = self.encode(ids)
         last = F.pad(answer[:, :-1], (1, 0), value=self.config.cls_token_id)
         states = self._decode(last, context, layout.real)
+        return AnswerStates(states, last, context, layout.copyable)
+
+    def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
+        """Log-probability (B, T) of the answer's tokens; positions of padding are zero.
+
+        ``answer`` as in :meth:`answer_states`.
+        """
+        states, last, context, copyable = self.answer_states(ids, answer)
         found = self.head.token_log_probs(
-            states, last, context, ids, layout.copyable, self.embedding.word.weight, answer
+            states, last, context, ids, copyable, self.embedding.word.weight, answer
         )
         return found * (answer != self.config.pad_token_id)
 
@@ -411,19 +434,24 @@ class CausalReader(nn.Module):
             segments.shape[1], dtype=torch.bool, device=segments.device
         )
 
-    def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
-        """Log-probability (B, T) of the answer's tokens after the prompt; padding is zero.
+    def join(self, ids: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts with their answers, (B, S + T), and the place of each answer token, (B, T).
+
+        The answer is put right behind each prompt's own last token, padding moves to the end.
+        """
+        lengths = (ids != self.config.pad_token_id).sum(1)
+        total = torch.cat([ids, torch.zeros_like(answer)], 1)
+        place = lengths.unsqueeze(1) + torch.arange(answer.shape[1], device=ids.device)
+        return total.scatter(1, place, answer), place
+
+    def answer_states(self, ids: Tensor, answer: Tensor) -> AnswerStates:
+        """What the copy head is given for each token of an answer, teacher-forced.
 
         ``ids`` are prompts that end in ``[MASK]``, padded on the right; ``answer`` holds the
         tokens with their closing ``[SEP]``, padded on the right.
         """
-        config, length = self.config, ids.shape[1]
-        # The answer is put right behind each prompt's own last token, padding moves to the end.
-        lengths = (ids != config.pad_token_id).sum(1)
-        total = torch.cat([ids, torch.zeros_like(answer)], 1)
-        place = lengths.unsqueeze(1) + torch.arange(answer.shape[1], device=ids.device)
-        total = total.scatter(1, place, answer)
-        layout = read_layout(total, config)
+        total, place = self.join(ids, answer)
+        layout = read_layout(total, self.config)
         states = self.embedding(self.embedding.word(total), layout.positions)
         mask = self._mask(layout)
         for layer in _encoder_layers(self.encoder):
@@ -431,13 +459,20 @@ class CausalReader(nn.Module):
             states = layer.feed_forward(states)
         before = place - 1
         here = states.gather(1, before.unsqueeze(2).expand(-1, -1, states.shape[2]))
-        context_layout = read_layout(ids, config)
-        context = self._context(states[:, :length], context_layout)
+        context_layout = read_layout(ids, self.config)
+        context = self._context(states[:, : ids.shape[1]], context_layout)
+        return AnswerStates(here, total.gather(1, before), context, context_layout.copyable)
+
+    def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
+        """Log-probability (B, T) of the answer's tokens after the prompt; padding is zero.
+
+        ``ids`` and ``answer`` as in :meth:`answer_states`.
+        """
+        states, last, context, copyable = self.answer_states(ids, answer)
         found = self.head.token_log_probs(
-            here, total.gather(1, before), context, ids, context_layout.copyable,
-            self.embedding.word.weight, answer,
-        )  # fmt: skip
-        return found * (answer != config.pad_token_id)
+            states, last, context, ids, copyable, self.embedding.word.weight, answer
+        )
+        return found * (answer != self.config.pad_token_id)
 
     @torch.inference_mode()
     def generate(self, ids: Tensor, max_new_tokens: int) -> Answers:
@@ -477,6 +512,24 @@ class CausalReader(nn.Module):
 
 
 Reader: TypeAlias = Seq2SeqReader | CausalReader
+
+
+@torch.inference_mode()
+def next_log_probs(reader: Reader, ids: Tensor, begun: Tensor) -> Tensor:
+    """Log-probabilities (B, V) of the token behind a begun answer.
+
+    ``ids``: prompts (B, S); ``begun`` (B, T): the first tokens of answers, padded on the right;
+    T may be 0.
+    """
+    config = reader.config
+    end = (begun != config.pad_token_id).sum(1, keepdim=True)
+    # Any token will do in the place that is asked for: nothing before it depends on it.
+    answer = F.pad(begun, (0, 1), value=config.pad_token_id)
+    answer = answer.scatter(1, end, config.sep_token_id)
+    states, last, context, copyable = reader.answer_states(ids, answer)
+    here = states.gather(1, end.unsqueeze(2).expand(-1, -1, states.shape[2]))
+    words = reader.embedding.word.weight
+    return reader.head.log_distribution(here, last.gather(1, end), context, ids, copyable, words)
 
 
 def _extend(cache: Cache | None, new: Cache) -> Cache:

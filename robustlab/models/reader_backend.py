@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustlab.models._generator import EncodedPrompt, Generated, ReadPrefix
 from robustlab.models._gradients import InputGradient, output_gradients
+from robustlab.models._transformers import pad_batch
 from robustlab.models.causal import CausalTarget
 from robustlab.models.seq2seq import Seq2SeqTarget
 from robustlab.models.target import FloatArray
@@ -112,7 +114,7 @@ class ReaderBackend:
                 span = source.offsets[start : start + len(ids)]
                 texts.append(prompt[span[0][0] : span[-1][1]])
             else:
-                texts.append(self.tokenizer.decode(ids, skip_special_tokens=True))
+                texts.append(_tidy(self.tokenizer.decode(ids, skip_special_tokens=True)))
         return texts
 
     def generate(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[Generated]:
@@ -138,6 +140,19 @@ class ReaderBackend:
             )
         return found.sum(1)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The separator."""
+        return (self._reader.config.sep_token_id,)
+
+    def next_log_probs(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """Log-probabilities of the next tokens."""
+        from robustlab.models.reader import next_log_probs
+
+        return next_log_probs(self._reader, self._padded(prompt_ids), self._padded(output_ids))
+
     def gradient(
         self,
         prompt_ids: Sequence[list[int]],
@@ -158,13 +173,7 @@ class ReaderBackend:
         return [[*ids, self._reader.config.sep_token_id] for ids in output_ids]
 
     def _padded(self, rows: Sequence[list[int]]) -> torch.Tensor:
-        import torch
-
-        width = max(len(row) for row in rows)
-        pad = self._reader.config.pad_token_id
-        return torch.tensor(
-            [[*row, *[pad] * (width - len(row))] for row in rows], device=self._device
-        )
+        return pad_batch(rows, self._reader.config.pad_token_id, self._device)[0]
 
 
 class Seq2SeqReaderTarget(Seq2SeqTarget):
@@ -179,6 +188,22 @@ class CausalReaderTarget(CausalTarget):
 
     prompt_style = "reader"
     """The prompt template that it was trained on."""
+
+
+# Marks inside words and numbers, which the vocabulary splits: "well - known", "3. 5", "u. s.".
+_INNER = (
+    re.compile(r"(?<=\w)\s*([-–/'’])\s*(?=\w)"),
+    re.compile(r"(?<=\d)\s*([.,:])\s*(?=\d)"),
+    re.compile(r"(?<=\b\w)\s*(\.)\s*(?=\w\b)"),
+    re.compile(r"([£$€#])\s*(?=\d)"),
+)
+
+
+def _tidy(text: str) -> str:
+    """A decoded text with the spaces inside its words and numbers taken out again."""
+    for pattern in _INNER:
+        text = pattern.sub(r"\1", text)
+    return text
 
 
 def find_tokens(haystack: Sequence[int], needle: Sequence[int]) -> int:

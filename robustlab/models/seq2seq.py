@@ -21,7 +21,7 @@ __all__ = ["Seq2SeqTarget", "TransformersSeq2Seq"]
 
 
 class Seq2SeqTarget(GeneratorTarget):
-    """An encoder-decoder model that answers Generate, Score and Gradient."""
+    """An encoder-decoder model that answers Generate, Score, Next and Gradient."""
 
     kind = "seq2seq"
 
@@ -73,6 +73,18 @@ class TransformersSeq2Seq(TransformersGenerator):
         ids, mask = pad_batch(prompt_ids, self.pad_id, self.device)
         return self.greedy(ids, mask, skip=1, max_new_tokens=max_new_tokens)
 
+    def next_log_probs(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """See :meth:`GeneratorBackend.next_log_probs`."""
+        import torch
+
+        last = torch.tensor([len(row) for row in output_ids], device=self.device)
+        with torch.inference_mode():
+            logits = self._logits(prompt_ids, output_ids)
+            chosen = logits[torch.arange(len(last), device=self.device), last]
+        return self.next_choice(chosen, output_ids)
+
     @property
     def read_prefix(self) -> ReadPrefix | None:
         """None: the encoder reads a prompt in both directions."""
@@ -88,14 +100,21 @@ class TransformersSeq2Seq(TransformersGenerator):
         self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
     ) -> torch.Tensor:
         """Log-probabilities of outputs and end tokens, float32 (batch,)."""
+        logits = self._logits(prompt_ids, output_ids)
+        targets = [[*row, self.end_id] for row in output_ids]
+        return output_log_probs(logits, targets, [0] * len(targets))
+
+    def _logits(
+        self, prompt_ids: Sequence[list[int]], output_ids: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """(batch, longest output + 1, vocabulary): at t what follows the first t tokens."""
         assert self.start_id is not None
         ids, mask = pad_batch(prompt_ids, self.pad_id, self.device)
         # Padding on the right is invisible to the causal decoder, so it needs no mask.
         decoder_ids, _ = pad_batch(
             [[self.start_id, *row] for row in output_ids], self.pad_id, self.device
         )
-        logits = self.module(
+        logits: torch.Tensor = self.module(
             input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False
         ).logits
-        targets = [[*row, self.end_id] for row in output_ids]
-        return output_log_probs(logits, targets, [0] * len(targets))
+        return logits

@@ -26,6 +26,8 @@ __all__ = [
     "Generations",
     "Gradient",
     "Gradients",
+    "Next",
+    "NextTokens",
     "Predict",
     "Predictions",
     "Replies",
@@ -116,10 +118,35 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Next:
+    """What would be generated next, behind prompts and the first tokens of their outputs.
+
+    ``outputs[i]``: token ids as the generator itself emits them; () at the beginning.
+    """
+
+    prompts: tuple[str, ...]
+    outputs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """``log_probs``: float32, shape (prompts, V), of each of the generator's V tokens; ``ends``:
+    the tokens that end an output."""
+
+    log_probs: FloatArray
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Embed:
-    """Sentence embeddings."""
+    """Sentence embeddings.
+
+    Some retrievers read a question otherwise than a passage: ``questions`` says that the texts are
+    questions, as they are searched for. A plain encoder makes no difference.
+    """
 
     texts: tuple[str, ...]
+    questions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +303,16 @@ class WhiteBox(Protocol):
         """Tokens and embeddings as they are; made once and kept."""
 
 
-Request: TypeAlias = Predict | Generate | Score | Embed | Gradient | Retrieve | Ask
+Request: TypeAlias = Predict | Generate | Score | Next | Embed | Gradient | Retrieve | Ask
 Response: TypeAlias = (
-    Predictions | Generations | Scores | Embeddings | Gradients | Retrievals | Replies
+    Predictions
+    | Generations
+    | Scores
+    | NextTokens
+    | Embeddings
+    | Gradients
+    | Retrievals
+    | Replies
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from robustlab.models.prompt import PromptTemplate, default_prompt, load_prompt, prompt_names
 from robustlab.rag.context import Context, Generator, build_contexts
+from robustlab.rag.file import RagFile, load_rag_file
 from robustlab.rag.pipeline import (
     POISON_ID,
     RagAnswer,
@@ -21,6 +22,7 @@ __all__ = [
     "Generator",
     "PromptTemplate",
     "RagAnswer",
+    "RagFile",
     "RagHit",
     "RagPipeline",
     "as_retrieval",
@@ -29,6 +31,7 @@ __all__ = [
     "find_answer",
     "load_prompt",
     "load_rag",
+    "load_rag_file",
     "poison_passages",
     "prompt_names",
 ]

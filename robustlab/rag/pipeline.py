@@ -31,7 +31,7 @@ from robustlab.models.target import (
 )
 from robustlab.rag.context import Context, Generator, build_contexts
 from robustlab.retrieval import Hit, Retriever, open_retriever
-from robustlab.retrieval.encoder import SentenceEncoder
+from robustlab.retrieval.encoder import Role, SentenceEncoder
 from robustlab.retrieval.index import DenseIndex
 
 __all__ = [
@@ -137,9 +137,9 @@ class RagPipeline:
     of a request at once. The steps are also there one by one: :meth:`ask` is :meth:`retrieve`
     followed by :meth:`read`.
 
-    To who knows its inside it is open as well: ``Embed`` gives the vectors of passages,
-    ``Gradient`` goes to the retriever's encoder where the goals are directions, and to the
-    generator, its texts whole prompts, where they are outputs; so does a ``Score`` that is
+    To who knows its inside it is open as well: ``Embed`` gives the vectors of passages or of
+    questions, ``Gradient`` goes to the retriever's encoder where the goals are directions, and to
+    the generator, its texts whole prompts, where they are outputs; so does a ``Score`` that is
     ``inside``.
 
     Args:
@@ -211,13 +211,15 @@ class RagPipeline:
             max_new_tokens=self.max_new_tokens,
         )
 
-    def ask(self, questions: Sequence[str]) -> list[RagAnswer]:
-        """Answer questions, all in one batch.
+    def ask(
+        self, questions: Sequence[str], poisons: Sequence[Sequence[str]] = ()
+    ) -> list[RagAnswer]:
+        """Answer questions, all in one batch, each over the corpus and its own ``poisons``.
 
         Raises:
             UserError: a blank question, or one too long for the generator.
         """
-        return self.read(questions, self.retrieve(questions))
+        return self.read(questions, self.retrieve(questions, None, poisons))
 
     def retrieve(
         self,
@@ -280,8 +282,7 @@ class RagPipeline:
         """
         if type(request) in self.answers:
             if isinstance(request, Ask):
-                ranked = self.retrieve(request.questions, None, request.poisons)
-                answers = self.read(request.questions, ranked)
+                answers = self.ask(request.questions, request.poisons)
                 return Replies(tuple(answer.as_reply() for answer in answers))
             if isinstance(request, Retrieve):
                 ranked = self.retrieve(request.questions, request.k, request.poisons)
@@ -298,7 +299,8 @@ class RagPipeline:
                 prompts = self._prompts(request.prompts, room)
                 return self.generator.answer(Score(prompts, request.outputs))
             if isinstance(request, Embed) and self.encoder is not None:
-                return Embeddings(self.encoder.encode(request.texts, role="document"))
+                role: Role = "query" if request.questions else "document"
+                return Embeddings(self.encoder.encode(request.texts, role=role))
             if isinstance(request, Gradient) and any(
                 isinstance(goal, Direction) for goal in request.goals
             ):

@@ -12,6 +12,7 @@ __all__ = ["Measure", "measures"]
 _ORDER = (
     "clean_accuracy",
     "robust_accuracy",
+    "certified_accuracy",
     "attack_success_rate",
     "accuracy",
     "accuracy[",

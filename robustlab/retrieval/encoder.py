@@ -141,6 +141,11 @@ class SentenceEncoder:
         return ()
 
     @property
+    def module(self) -> SentenceTransformer:
+        """The model; training takes it apart."""
+        return self._model
+
+    @property
     def width(self) -> int:
         """The length of an embedding."""
         return self._width
@@ -180,7 +185,8 @@ class SentenceEncoder:
         """
         if type(request) in self.answers:
             if isinstance(request, Embed):
-                return Embeddings(self.encode(request.texts))
+                role: Role | None = "query" if request.questions else None
+                return Embeddings(self.encode(request.texts, role=role))
             if isinstance(request, Gradient):
                 return self._gradient(request)
         raise TypeError(f"{self._spec} ({self.kind}) does not answer {type(request).__name__}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,26 @@ class DenseIndex:
         overlay, kept = self._overlay.changed(self._base.positions, add, remove)
         vectors = np.concatenate([self._added_vectors[list(kept)], self._encode_added(add)])
         return DenseIndex(self._base, overlay, vectors)
+
+    def vectors(self) -> NDArray[np.float32]:
+        """The embeddings of the passages of the base as the index holds them, in their order."""
+        every = np.arange(len(self._base.passages))
+        vectors: NDArray[np.float32] = self._base.faiss_index.reconstruct_batch(every)
+        return vectors
+
+    def mapped(
+        self,
+        encoder: SentenceEncoder,
+        change: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    ) -> DenseIndex:
+        """An index of its own over the same passages, each vector changed.
+
+        ``encoder`` is what questions and further passages are encoded with there; nothing is
+        encoded now.
+        """
+        faiss_index = kinds.make(change(self.vectors()), self._base.kind)
+        base = replace(self._base, faiss_index=faiss_index, encoder=encoder)
+        return DenseIndex(base, self._overlay, change(self._added_vectors))
 
     def search(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """The k nearest passages to each question, best first; ties in order of position.

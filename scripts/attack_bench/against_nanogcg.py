@@ -20,6 +20,7 @@ from attack_bench.common import (
     run_campaign,
     silence,
 )
+from attack_bench.decoder import random_decoder
 
 __all__ = ["LOSS_TOLERANCE", "bench_gcg"]
 
@@ -57,7 +58,7 @@ def bench_gcg(bench: Bench) -> dict[str, Any]:
     from robustlab.models.device import resolve_device, resolve_dtype
     from robustlab.models.load import load_target
 
-    folder = _generator_folder(bench)
+    folder = random_decoder(bench.place / "generator", large=bench.options.large)
     dtype = "fp32" if bench.device == "cpu" else "auto"
     target = load_target(str(folder), kind="causal", device=bench.device, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -217,45 +218,6 @@ def _nanogcg_losses(gcg: Any, suffixes: Sequence[str]) -> list[float]:
 
 def _apart(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-
-
-def _generator_folder(bench: Bench) -> Path:
-    """A randomly initialised Llama with MiniLM's vocabulary: a small one, or of the 1B class."""
-    import torch
-    from tokenizers import Tokenizer, processors
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from robustlab.resources import minilm_folder
-
-    folder = bench.place / "generator"
-    core = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-    core.no_truncation()
-    core.no_padding()
-    begin, end, pad = (core.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
-    core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A", special_tokens=[("[CLS]", begin)]
-    )
-    special = {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", **special)
-    large = bench.options.large
-    config = LlamaConfig(
-        vocab_size=core.get_vocab_size(),
-        hidden_size=2048 if large else 384,
-        num_hidden_layers=16 if large else 6,
-        intermediate_size=8192 if large else 1536,
-        num_attention_heads=32 if large else 12,
-        num_key_value_heads=8 if large else 12,
-        max_position_embeddings=512,
-        bos_token_id=begin,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = LlamaForCausalLM(config)
-    model.to(torch.bfloat16 if large else torch.float32).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def _described(model: Any) -> str:

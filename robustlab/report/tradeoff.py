@@ -1,0 +1,225 @@
+"""The curve of adversarial training: clean against robust accuracy, as a figure and a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from robustlab.report.figures import COLOURS
+from robustlab.report.terminal import make_console, print_indented, safe_text
+
+__all__ = ["draw_tradeoff", "print_tradeoff", "tradeoff_page", "tradeoff_table"]
+
+_INK, _SOFT = "#16191d", "#5b6370"
+
+
+def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "svg"], bytes]:
+    """A point for each strength with its intervals in both directions, and the Pareto front.
+
+    The control is marked; where a point has a certified accuracy, a bar stands at it.
+
+    Args:
+        curve: the object in ``tradeoff.json``.
+        title: taken as it is.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings: Any = {
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "robustlab",
+        "text.parse_math": False,
+        "text.usetex": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.add_subplot()
+        series = list(dict.fromkeys(_series(point) for point in curve["points"]))
+        for point in curve["points"]:
+            control = point["control"]
+            colour = _INK if control else COLOURS[series.index(_series(point)) % len(COLOURS)]
+            clean, robust = point["clean"], point["robust"]
+            axes.errorbar(
+                clean["value"],
+                robust["value"],
+                xerr=[[clean["value"] - clean["low"]], [clean["high"] - clean["value"]]],
+                yerr=[[robust["value"] - robust["low"]], [robust["high"] - robust["value"]]],
+                fmt="s" if control else "o",
+                color=colour,
+                elinewidth=0.8,
+                markersize=6,
+                alpha=0.9,
+            )
+            axes.annotate(
+                "control" if control else safe_text(point["label"]),
+                (clean["value"], robust["value"]),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
+            if point["certified"] is not None:
+                axes.plot(clean["value"], point["certified"], "_", color=colour, markersize=14)
+        front = sorted(
+            (p["clean"]["value"], p["robust"]["value"]) for p in curve["points"] if p["on_front"]
+        )
+        axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
+        axes.set_xlabel(curve["words"]["clean"])
+        axes.set_ylabel(f"{curve['words']['robust']} under {curve['attacks']['suite']}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.grid(color="#e1e4e8", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=_SOFT, length=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        drawn: dict[Literal["png", "svg"], bytes] = {}
+        for kind in ("png", "svg"):
+            stream = io.BytesIO()
+            metadata = {"Software": None} if kind == "png" else {"Date": None}
+            figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
+            drawn[kind] = stream.getvalue()
+        return drawn
+
+
+def _series(point: Mapping[str, Any]) -> tuple[str, str, str]:
+    return point["method"], point["peft"], point["variant"]
+
+
+def tradeoff_table(curve: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the table, as text: one row a point."""
+    clean, robust = curve["words"]["clean"], curve["words"]["robust"]
+    head = (
+        "model",
+        str(clean),
+        str(robust),
+        "against the control",
+        "p (Holm)",
+        "passes",
+        "time",
+        "memory",
+    )
+    rows: list[tuple[str, ...]] = []
+    for point in curve["points"]:
+        gained = point["robust_difference"]
+        lost = point["clean_difference"]
+        cost = point["cost"]
+        against = "" if gained is None else f"{_gain(gained)} robust, {_gain(lost)} clean"
+        rows.append(
+            (
+                safe_text(point["label"]) + (" (control)" if point["control"] else ""),
+                _interval(point["clean"]),
+                _interval(point["robust"]),
+                against,
+                "" if gained is None else f"{gained['p_holm']:.2g}, {lost['p_holm']:.2g}",
+                f"{cost['forwards']:,.0f} + {cost['backwards']:,.0f}" if cost else "",
+                f"{cost['seconds']:,.0f} s" if cost else "",
+                f"{cost['peak_bytes'] / 2**30:.1f} GiB" if cost else "",
+            )
+        )
+    return head, rows
+
+
+def _gain(difference: Mapping[str, Any]) -> str:
+    return f"{100 * difference['value']:+.1f}".replace("-", "−")
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def print_tradeoff(curve: Mapping[str, Any], folder: Path, file: IO[str]) -> None:
+    """Table, sentence and where the files are, for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = make_console(file)
+    head, rows = tradeoff_table(curve)
+    table = Table(box=None, pad_edge=False)
+    for name in head[:5]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row[:5]))
+    console.print(table)
+    console.print()
+    print_indented(console, Text(safe_text(curve["sentence"])), "")
+    console.print()
+    for name in ("tradeoff.png", "tradeoff.json", "report.html", "models"):
+        if (folder / name).exists():
+            print_indented(console, Text(safe_text(str(folder / name))), "  ")
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>robustlab: {{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #16191d; background: #fff; margin: 2rem auto;
+ max-width: 64rem; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
+th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #e1e4e8; }
+.soft { color: #5b6370; }
+img { max-width: 100%; height: auto; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p>{{ curve.sentence }}</p>
+{% if picture %}<img alt="Clean accuracy against robust accuracy, one point per strength"
+ src="data:image/png;base64,{{ picture }}">{% endif %}
+<p class="soft">Judged by {{ curve.attacks.suite }} ({{ curve.attacks.members | join(", ") }}), run
+afresh against each model; trained by {{ curve.trained_by }}. Intervals are 95 %.
+{% if curve.not_text %}{{ curve.not_text | join(", ") }} perturbs embeddings, which no text
+realises, and is in no worst case.{% endif %}</p>
+<table>
+<thead><tr>{% for name in head %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+<h2>By epoch</h2>
+<table>
+<thead><tr><th scope="col">model</th><th scope="col">seed</th><th scope="col">epoch</th>
+<th scope="col">training loss</th><th scope="col">on the validation examples</th></tr></thead>
+<tbody>{% for label, seed, epoch in epochs %}<tr><td>{{ label }}</td><td>{{ seed }}</td>
+<td>{{ epoch.number + 1 }}</td><td>{{ "%.3f" | format(epoch.loss) }}</td>
+<td>{% for name, value in epoch.measures.items() %}{{ name.replace("_", " ") }}
+{{ "%.1f" | format(100 * value) }} %{{ ", " if not loop.last }}{% endfor %}</td></tr>
+{% endfor %}</tbody>
+</table>
+</body>
+</html>
+"""
+
+
+def tradeoff_page(curve: Mapping[str, Any], title: str, png: bytes | None) -> str:
+    """One self-contained page: sentence, figure, table, and validation measures by epoch."""
+    import base64
+
+    from jinja2 import Environment
+
+    head, rows = tradeoff_table(curve)
+    epochs = [
+        (safe_text(point["label"]), seed, epoch)
+        for point in curve["points"]
+        for seed, of_seed in zip(point["seeds"], point["epochs"], strict=True)
+        for epoch in of_seed
+    ]
+    template = Environment(autoescape=True).from_string(_PAGE)
+    return template.render(
+        curve=curve,
+        title=safe_text(title),
+        picture=None if png is None else base64.b64encode(png).decode("ascii"),
+        head=head,
+        rows=rows,
+        epochs=epochs,
+    )

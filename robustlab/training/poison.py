@@ -1,0 +1,376 @@
+"""Adversarial training of RAG's parts: poison for readers and retrievers, typos for retrievers.
+
+References:
+    Zou et al. 2024, PoisonedRAG, arXiv:2402.07867 (what the poison is like)
+    Zhong et al. 2023, Poisoning Retrieval Corpora, arXiv:2310.19156 (gradient-made passages)
+    Zhuang & Zuccon 2022, CharacterBERT and Self-Teaching, doi:10.1145/3477495.3531951 (typos)
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustlab.attack.perturbations import keyboard_typos
+from robustlab.attack.tokens import cheapest_tokens, first_order, word_tokens
+from robustlab.attack.words import Words
+from robustlab.data.records import Passage
+from robustlab.errors import UserError
+from robustlab.metrics.answers import contains_answer
+from robustlab.models.target import Direction, Gradient, Gradients
+from robustlab.training.embedding import divergence
+from robustlab.training.inner import Backward, Update
+from robustlab.training.poisons import HELD_OUT, poison_texts, trained_kinds, wrong_answers
+from robustlab.training.tasks import Batch, Task
+
+if TYPE_CHECKING:
+    from robustlab.retrieval.encoder import SentenceEncoder
+    from robustlab.training.readers import Encoded, ReaderTask
+    from robustlab.training.retrievers import RetrieverTask
+
+__all__ = ["ReaderPoison", "RetrieverPoison", "Typos", "flipped_passages", "make", "mistyped"]
+
+_MOST_POISON = 5
+_TOP_K = 5
+
+_KEEPS_GOLD = 0.5
+"""Share of the poisoned contexts that hold the gold passage; the others support no answer."""
+
+_SHORTEST_MISTYPED = 4
+
+
+class _ByEpoch:
+    """What methods share that make something for each epoch: they remember which one it is."""
+
+    def __init__(self, name: str, strength: float) -> None:
+        self.name = name
+        self.strength = strength
+        self._epoch: tuple[int, int] | None = None
+
+    def begin_epoch(self, task: Task, *, seed: int, epoch: int) -> None:
+        """Make what this epoch needs."""
+        self._epoch = (seed, epoch)
+        self._prepare(task, f"{seed}:{epoch}")
+
+    def state(self) -> Mapping[str, Any]:
+        """Nothing by itself; see the subclasses."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing by itself; see the subclasses."""
+
+    def _prepare(self, task: Task, name: str) -> None:
+        raise NotImplementedError
+
+
+class ReaderPoison(_ByEpoch):
+    """Contexts with poison beside the gold passage or instead of it.
+
+    ``strength`` is the share of the contexts that are poisoned, drawn anew each epoch. Each gets
+    one to five passages of one kind and one wrong answer, among the passages it had. In half of
+    them the gold passage stays and so does the answer; from the others every passage that holds
+    the answer goes, and the right answer is "no answer". Kinds in ``held_out`` are not trained on.
+    """
+
+    def __init__(self, strength: float, held_out: str | None = HELD_OUT) -> None:
+        super().__init__("poison", strength)
+        self._kinds = trained_kinds(held_out)
+        self._encoded: dict[int, Encoded] = {}
+
+    def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
+        """One pass on the batch, its share of contexts poisoned."""
+        reader = _reader(task)
+        clean = reader.tokens(batch.rows)
+        encoded = [self._encoded.get(row, own) for row, own in zip(batch.rows, clean, strict=True)]
+        loss, _ = task.loss(reader.assemble(batch.rows, encoded))
+        backward(loss)
+        return Update(loss.detach(), 1, 1)
+
+    def state(self) -> Mapping[str, Any]:
+        """The tokens of this epoch's poisoned examples."""
+        return {str(row): [one.prompt, one.answer] for row, one in self._encoded.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        from robustlab.training.readers import Encoded
+
+        self._encoded = {int(row): Encoded(*pair) for row, pair in state.items()}
+
+    def _prepare(self, task: Task, name: str) -> None:
+        from robustlab.training.readers import NO_ANSWER
+
+        reader = _reader(task)
+        wrong = wrong_answers([reading.question for reading in reader.readings], 0)
+        rows: list[int] = []
+        contexts: list[list[Passage]] = []
+        answers: list[str] = []
+        for row, reading in enumerate(reader.readings):
+            dice = random.Random(f"poison:{name}:{reading.question.id}")
+            aim = wrong.get(reading.question.id)
+            if dice.random() >= self.strength or aim is None:
+                continue
+            count = dice.randint(1, _MOST_POISON)
+            texts = poison_texts(
+                dice.choice(self._kinds),
+                reading.question,
+                aim,
+                reading.gold,
+                use="train",
+                count=count,
+                seed=dice.randrange(2**32),
+            )
+            keeps_gold = dice.random() < _KEEPS_GOLD
+            kept = [p for p in reading.context if p.id != reading.gold[0].id]
+            if keeps_gold:
+                kept = [reading.gold[0], *kept]
+            else:
+                kept = [
+                    p for p in kept if not contains_answer(p.contents, reading.question.answers)
+                ]
+            context = [Passage(f"poison:{i}", "", text) for i, text in enumerate(texts)]
+            context += kept[: max(_TOP_K - len(context), int(keeps_gold))]
+            dice.shuffle(context)
+            rows.append(row)
+            contexts.append(context)
+            answers.append(_answer(reading) if keeps_gold else NO_ANSWER)
+        self._encoded = dict(zip(rows, reader.encode(rows, contexts, answers), strict=True))
+
+
+def _answer(reading: Any) -> str:
+    """An answer that stands in the first gold passage, if one does."""
+    text = reading.gold[0].contents
+    answers: Sequence[str] = reading.question.answers
+    return next((answer for answer in answers if contains_answer(text, (answer,))), answers[0])
+
+
+class Typos(_ByEpoch):
+    """Typo-augmented questions with self-teaching (Zhuang & Zuccon 2022).
+
+    The loss is that of the clean questions plus ``strength`` times what mistyped ones add: their
+    own contrastive loss, and how far their distribution over the passages is from the one that the
+    clean question has, which teaches and takes no gradient.
+    """
+
+    def __init__(self, strength: float, words: float = 0.4) -> None:
+        super().__init__("typo", strength)
+        self._words = words
+
+    def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
+        """One pass on the clean questions and one on the mistyped ones."""
+        dice = random.Random(seed)
+        texts = [mistyped(str(text), self._words, dice) for text in task.texts(batch)]
+        clean, taught = task.loss(batch)
+        noisy, learned = task.loss(task.perturbed(batch, texts))
+        loss = clean + self.strength * (noisy + divergence(taught.detach(), learned))
+        backward(loss)
+        return Update(loss.detach(), 2, 2)
+
+    def _prepare(self, task: Task, name: str) -> None:
+        """Typos are drawn by the update."""
+
+
+class RetrieverPoison(_ByEpoch):
+    """Adversarial passages as further negatives.
+
+    ``strength`` is the share of the questions that bring one, drawn anew each epoch; all questions
+    of a batch have to tell it from their gold passages. Half are poison as PoisonedRAG writes it
+    for the question, half come from the gradient: words flipped one by one towards the question's
+    embedding under the model as it is when the epoch begins.
+    """
+
+    def __init__(self, strength: float, held_out: str | None = HELD_OUT, flips: int = 12) -> None:
+        super().__init__("poison", strength)
+        self._kinds = trained_kinds(held_out)
+        self._flips = flips
+        self._texts: dict[int, str] = {}
+
+    def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
+        """One pass over the gold passages and the adversarial ones."""
+        texts = [self._texts[row] for row in batch.rows if row in self._texts]
+        loss, _ = task.loss(_retriever(task).with_negatives(batch, texts))
+        backward(loss)
+        return Update(loss.detach(), 1, 1)
+
+    def state(self) -> Mapping[str, Any]:
+        """This epoch's adversarial passages."""
+        return {str(row): text for row, text in self._texts.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        self._texts = {int(row): str(text) for row, text in state.items()}
+
+    def _prepare(self, task: Task, name: str) -> None:
+        retriever = _retriever(task)
+        pairs = retriever.pairs
+        wrong = wrong_answers([pair.question for pair in pairs], 0)
+        self._texts = {}
+        flipped: list[int] = []
+        for row, pair in enumerate(pairs):
+            dice = random.Random(f"poison:{name}:{pair.question.id}")
+            if dice.random() >= self.strength:
+                continue
+            aim = wrong.get(pair.question.id)
+            if aim is None or dice.random() < 0.5:
+                flipped.append(row)
+                continue
+            (self._texts[row],) = poison_texts(
+                dice.choice(self._kinds),
+                pair.question,
+                aim,
+                [pair.passage],
+                use="train",
+                count=1,
+                seed=dice.randrange(2**32),
+            )
+        if flipped:
+            encoder: SentenceEncoder = retriever.target()
+            wanted = encoder.encode([pairs[row].question.text for row in flipped], role="query")
+            texts = flipped_passages(encoder, wanted, words=20, flips=self._flips, seed=name)
+            self._texts |= dict(zip(flipped, texts, strict=True))
+
+
+def flipped_passages(
+    encoder: SentenceEncoder,
+    directions: NDArray[np.float32],
+    *,
+    words: int,
+    flips: int,
+    seed: str,
+    tried: int = 1,
+) -> list[str]:
+    """Passages whose embeddings point where they should, by flips of one word at a time.
+
+    Every passage begins as random words. A flip takes the position that stands next in a random
+    order and puts there, of the ``tried`` words that the gradient ranks best, the one that really
+    serves best. The last state is returned if ``tried`` is 1, where nothing is really tried; else
+    flips that do not help are not made.
+
+    Args:
+        encoder: what the adversary sees through.
+        directions: unit vectors (N, width), one for each passage.
+        words: how many a passage has.
+        flips: how many are made, position after position.
+        seed: of the beginnings and of the order.
+        tried: see above.
+
+    Returns:
+        N passages.
+    """
+    dice = np.random.default_rng(list(seed.encode("utf-8")))
+    vocabulary = encoder.vocabulary()
+    allowed = word_tokens(vocabulary, letters_only=True, ascii_only=True)
+    able = np.flatnonzero(allowed)
+    passages = [
+        [vocabulary.spellings[token][1:] for token in dice.choice(able, words)] for _ in directions
+    ]
+    order = np.concatenate([dice.permutation(words) for _ in range(-(-flips // words))])[:flips]
+    goals = tuple(Direction(vector) for vector in directions)
+    for position in order.tolist():
+        texts = tuple(" ".join(passage) for passage in passages)
+        response = encoder.answer(Gradient(texts, goals))
+        assert isinstance(response, Gradients)
+        rows = []
+        for passage, item in zip(passages, response.items, strict=True):
+            start = sum(len(word) + 1 for word in passage[:position])
+            rows.append(
+                next(i for i, span in enumerate(item.offsets) if span[0] == start != span[1])
+            )
+        slopes = np.stack([i.gradient[row] for i, row in zip(response.items, rows, strict=True)])
+        found = [
+            vocabulary.spellings[token][1:]
+            for part in np.array_split(slopes, -(-len(slopes) // 256))
+            for ranked in cheapest_tokens(first_order(part, vocabulary), allowed, tried)
+            for token in ranked.tolist()
+        ]
+        if tried == 1:
+            for passage, word in zip(passages, found, strict=True):
+                passage[position] = word
+            continue
+        candidates = [
+            [*passage[:position], word, *passage[position + 1 :]]
+            for number, passage in enumerate(passages)
+            for word in [passage[position], *found[number * tried : (number + 1) * tried]]
+        ]
+        vectors = encoder.encode([" ".join(candidate) for candidate in candidates], role="document")
+        scores = np.einsum(
+            "ncw,nw->nc", vectors.reshape(len(passages), tried + 1, -1), directions
+        ).argmax(axis=1)
+        passages = [candidates[n * (tried + 1) + best] for n, best in enumerate(scores.tolist())]
+    return [" ".join(passage) for passage in passages]
+
+
+def mistyped(text: str, share: float, dice: random.Random) -> str:
+    """The text with a slip on the keyboard in a share of its longer words, at least in one."""
+    words = Words.of(text)
+    able = [i for i, word in enumerate(words.words) if len(word) >= _SHORTEST_MISTYPED]
+    if not able:
+        return text
+    for position in dice.sample(able, max(1, round(share * len(able)))):
+        spellings = _slips(words.words[position])
+        if spellings:
+            words = words.replace(position, dice.choice(spellings))
+    return words.text
+
+
+@lru_cache(maxsize=8192)
+def _slips(word: str) -> tuple[str, ...]:
+    return tuple(spelling for spelling in dict.fromkeys(keyboard_typos(word)) if spelling != word)
+
+
+def _reader(task: Task) -> ReaderTask:
+    from robustlab.training.readers import ReaderTask
+
+    own = getattr(task, "student", task)
+    if not isinstance(own, ReaderTask):
+        raise TypeError(f"this poison is for readers, not for a {task.kind}")
+    return own
+
+
+def _retriever(task: Task) -> RetrieverTask:
+    from robustlab.training.retrievers import RetrieverTask
+
+    own = getattr(task, "student", task)
+    if not isinstance(own, RetrieverTask):
+        raise TypeError(f"this poison is for retrievers, not for a {task.kind}")
+    return own
+
+
+def make(
+    name: str, strength: float, task: Task, options: Mapping[str, Any]
+) -> ReaderPoison | RetrieverPoison | Typos:
+    """``poison`` or ``typo`` for a task.
+
+    Args:
+        name: the method.
+        strength: a share up to 1 for ``poison``, the weight of mistyped questions for ``typo``.
+        task: what it will train.
+        options: ``held_out``, a kind of poison or ``none``; ``flips`` of the passages that a
+            retriever's gradients make; ``words``, the share of a question's words that ``typo``
+            mistypes.
+
+    Raises:
+        UserError: an option that the method does not have, or a value that it does not allow.
+    """
+    of_reader = name == "poison" and task.kind != "retriever"
+    has = {"words"} if name == "typo" else {"held_out"} if of_reader else {"held_out", "flips"}
+    unknown = sorted(set(options) - has)
+    if unknown:
+        names = ", ".join(sorted(has))
+        raise UserError(f"the method {name} has no option {unknown[0]!r} here; it has: {names}")
+    given = dict(options)
+    if given.get("held_out") == "none":
+        given["held_out"] = None
+    if name == "typo":
+        if not 0 < float(given.get("words", 0.4)) <= 1:
+            raise UserError("the share of the words that typo mistypes lies above 0, up to 1")
+        return Typos(strength, **given)
+    if strength > 1:
+        raise UserError(f"the strength of poison is a share of the examples, not {strength:g}")
+    if int(given.get("flips", 1)) < 1:
+        raise UserError(f"poison needs at least one flip, not {given['flips']}")
+    return ReaderPoison(strength, **given) if of_reader else RetrieverPoison(strength, **given)

@@ -1,0 +1,111 @@
+"""``robustlab advtrain`` end to end on a tiny classifier."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tiny import save_tiny
+from training_tiny import write_data
+
+from robustlab.cli.main import cli
+from robustlab.models.load import load_target
+from robustlab.models.target import Predict
+from robustlab.training.entry import kind_of, options_of, strengths_of
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(cli, ["advtrain", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("advtrain")
+    save_tiny("bert", folder / "bert")
+    write_data(folder / "data", train=24, held=6)
+    return folder
+
+
+def begun(place: Path, out: Path, *more: object) -> Any:
+    return invoke(
+        "--target", place / "bert", "--data", place / "data", "--method", "freelb",
+        "--strength", "0,0.5", "--seeds", 2, "--epochs", 1, "--limit-train", 16, "--limit-eval", 4,
+        "--suite", "deepwordbug", "--batch-size", 8, "--device", "cpu", "--dtype", "fp32",
+        "--json", "--out", out, *more,
+    )  # fmt: skip
+
+
+def test_a_curve_from_data_to_files(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = begun(place, out)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [point["label"] for point in found["points"]] == ["none, lora", "freelb 0.5, lora"]
+    control, robust = found["points"]
+    assert control["control"]
+    assert not robust["control"]
+    assert control["cost"]["updates"] == robust["cost"]["updates"] == 2
+    assert robust["cost"]["forwards"] == 3 * control["cost"]["forwards"]
+    assert robust["seeds"] == [0, 1]
+    assert control["clean_difference"] is None
+    assert 0 <= robust["robust_difference"]["p_holm"] <= 1
+    assert "deepwordbug" in found["sentence"]
+    assert found["trained_by"] not in found["attacks"]["members"]
+    rows = list(csv.DictReader((out / "tradeoff.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["method"] for row in rows] == ["none", "freelb"]
+    assert found["sentence"].split()[0] in (out / "report.html").read_text(encoding="utf-8")
+    model = out / "models" / "freelb-0.5-seed1" / "model"
+    target = load_target(str(model), device="cpu", dtype="fp32")
+    assert target.label_names == ("negative", "neutral", "positive")
+    target.answer(Predict(("a good film",)))
+    assert not list(out.rglob("checkpoint*"))
+    # Resuming what is complete makes nothing anew, and comes to the same curve.
+    before = model.stat().st_mtime_ns
+    again = invoke("--resume", out, "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["points"] == found["points"]
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "poison"], "does not train a classifier"),
+        (["--strength", "0"], "nothing but the control"),
+        (["--strength", "-1"], "below 0"),
+        (["--strength", "much"], "no number"),
+        (["--suite", "nothing"], "nothing"),
+        (["--option", "steps"], "NAME=VALUE"),
+        (["--option", "stairs=3"], "no option 'stairs'"),
+    ],
+)
+def test_mistakes_are_sentences(
+    place: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = begun(place, tmp_path / "run", *arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_data_without_a_validation_split_is_refused(place: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    (data / "validation.jsonl").unlink()
+    done = begun(place, tmp_path / "run", "--data", data)
+    assert done.exit_code == 2
+    assert "no validation split" in done.output
+
+
+def test_a_folder_that_is_no_model_is_refused(place: Path, tmp_path: Path) -> None:
+    done = begun(place, tmp_path / "run", "--target", tmp_path)
+    assert done.exit_code == 2
+    assert "config.json" in done.output
+
+
+def test_strengths_and_options_are_read() -> None:
+    assert strengths_of("1, 0.5,0,0.5") == (0.5, 1.0)
+    assert options_of(["steps=3", "recipe=hotflip"]) == {"steps": 3, "recipe": "hotflip"}
+    assert kind_of("builtin:causal") == "causal"
