@@ -7,10 +7,13 @@
 
 ``inner``: an update of each method against plain forward-backward passes of the same batch.
 ``bucketing``: examples a second by length buckets against padding to a fixed length.
-``a2t``: training examples a second against TextAttack's own ``Attacker`` with the same search, words
-and constraints, on the same model. ``throughput``: examples a second and model FLOP utilisation of
-each method, for a classifier of BERT-base's size and a decoder of half a billion parameters with
-random weights; not part of the default on a CPU. Rivals take turns, and a ratio is the median over
+``a2t``: training examples a second against TextAttack's own ``Attacker`` with the same search,
+words and constraints, on the same model.
+``throughput``: examples a second and model FLOP utilisation of each method, for a classifier of
+BERT-base's size and a decoder of half a billion parameters with random weights; not part of the
+default on a CPU.
+
+Rivals take turns, and a ratio is the median over
 the turns, so that what else the machine does hits all alike. Prints one JSON object.
 """
 
@@ -209,8 +212,9 @@ def textattack_a2t(
     from textattack.search_methods import GreedyWordSwapWIR
     from textattack.transformations import WordSwap
 
-    (method,) = training_methods("a2t", min_cosine=None)
-    change: Any = method.perturbations[0]  # type: ignore[attr-defined]
+    made: tuple[Any, ...] = training_methods("a2t", min_cosine=None)
+    (method,) = made
+    change = method.perturbations[0]
 
     class Neighbours(WordSwap):  # type: ignore[misc]
         """Our offline neighbour space as one of TextAttack's transformations."""
@@ -225,7 +229,11 @@ def textattack_a2t(
     wrapper = textattack.models.wrappers.HuggingFaceModelWrapper(model, tokenizer)
     attack = textattack.Attack(
         UntargetedClassification(wrapper, use_cache=True),
-        [RepeatModification(), StopwordModification(), MaxWordsPerturbed(max_percent=0.2)],
+        [
+            RepeatModification(),
+            StopwordModification(stopwords=set(method.constraints.stopwords)),
+            MaxWordsPerturbed(max_percent=0.2),
+        ],
         Neighbours(),
         GreedyWordSwapWIR(wir_method="gradient"),
     )
@@ -330,40 +338,47 @@ def bench_throughput(options: argparse.Namespace, device: torch.device) -> dict[
     """Examples a second, and the share of the device's peak that the model's own work is."""
     import torch
 
-    from robustlab.training.families import make_method
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     peak = next((value for part, value in PEAKS.items() if part in name), None)
     found: dict[str, Any] = {"device": name, "peak_flops": peak}
     for shape in SHAPES:
         note(f"throughput: {shape.name}")
-        task: Any = RandomTask(shape, device)
-        methods = {"none": 0.0, **METHODS}
-        if task.kind == "causal":
-            methods["continuous"] = 0.1
-        rows: dict[str, Any] = {"parameters": task.parameters, "tokens": shape.tokens}
-        optimiser = torch.optim.AdamW(task.module.parameters(), fused=device.type == "cuda")
-        for label, strength in methods.items():
-            method = make_method(label, strength, task)
-            step = update_of(task, method, task.batch(), options.bf16)
-
-            def whole(step: Callable[[], None] = step) -> None:
-                step()
-                optimiser.step()
-
-            seconds = statistics.median(in_turn({"": whole}, device, options.turns)[""])
-            tokens = shape.batch * shape.tokens
-            flops = _passes(label, method) * task.forward_flops * tokens
-            rows[label] = {
-                "examples_per_second": shape.batch / seconds,
-                "flops_per_second": flops / seconds,
-                "utilisation": None if peak is None else flops / seconds / peak,
-            }
-        found[shape.name] = rows
-        del task, optimiser
+        found[shape.name] = _rates(shape, options, device, peak)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return found
+
+
+def _rates(
+    shape: Shape, options: argparse.Namespace, device: torch.device, peak: float | None
+) -> dict[str, Any]:
+    """Every method on one shape, optimiser's step included."""
+    import torch
+
+    from robustlab.training.families import make_method
+
+    task: Any = RandomTask(shape, device)
+    optimiser = torch.optim.AdamW(task.module.parameters(), fused=device.type == "cuda")
+    methods = {"none": 0.0, **METHODS}
+    if task.kind == "causal":
+        methods["continuous"] = 0.1
+    rows: dict[str, Any] = {"parameters": task.parameters, "tokens": shape.tokens}
+    for label, strength in methods.items():
+        method = make_method(label, strength, task)
+        step = update_of(task, method, task.batch(), options.bf16)
+
+        def whole(step: Callable[[], None] = step) -> None:
+            step()
+            optimiser.step()
+
+        seconds = statistics.median(in_turn({"": whole}, device, options.turns)[""])
+        flops = _passes(label, method) * task.forward_flops * shape.batch * shape.tokens
+        rows[label] = {
+            "examples_per_second": shape.batch / seconds,
+            "flops_per_second": flops / seconds,
+            "utilisation": None if peak is None else flops / seconds / peak,
+        }
+    return rows
 
 
 def _passes(name: str, method: Any) -> int:

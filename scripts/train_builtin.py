@@ -286,7 +286,6 @@ class Fit:
         }
         write_atomically(self._checkpoint, lambda path: torch.save(bundle, path))
 
-
     def take_averages(self) -> None:
         """Put the averages over the steps in the place of the last weights."""
         import torch
@@ -316,7 +315,9 @@ def exact_match(model: Any, config: Any, found: list[Any], device: Any) -> float
     for start in range(0, len(found), 64):
         group = found[start : start + 64]
         ids, _ = collate([probe.example for probe in group], config)
-        for probe, row in zip(group, model.generate(ids.to(device), 16).tokens.tolist()):
+        for probe, row in zip(
+            group, model.generate(ids.to(device), 16).tokens.tolist(), strict=True
+        ):
             answer = row[: row.index(config.sep_token_id)] if config.sep_token_id in row else row
             right += answer in list(probe.answers)
     model.train()

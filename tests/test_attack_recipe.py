@@ -119,7 +119,8 @@ def test_shipped_recipes_are_called_like_their_files(name: str) -> None:
     assert len(recipe.summary) < 100
     if isinstance(recipe, Suite):
         assert set(recipe.recipes) <= set(recipe_names())
-    elif recipe.threat.surface != "embeddings":
+    elif recipe.threat.surface != "embeddings" and recipe.threat.goal != "retrieve-poison":
+        # What is written for all questions at once has no budget of one.
         assert recipe.budget.queries is not None
 
 
@@ -181,3 +182,31 @@ def test_options_are_taken_by_type_and_the_rest_refused() -> None:
         again.number("rate", low=0.6)
     with pytest.raises(UserError, match=r'search\.words: expected "a" or "b", found'):
         again.choice("words", ("a", "b"))
+
+
+POISON = (
+    RECIPE.replace("untargeted-classification", "wrong-answer")
+    .replace('surface   = "characters"', 'surface = "passages"')
+    .replace("[budget]", "[budget]\npassages = 5")
+)
+
+
+def test_passages_have_goals_and_a_budget_of_their_own() -> None:
+    recipe = parsed(POISON)
+    assert recipe.threat.poisons
+    assert recipe.threat.attacks_pipelines
+    assert recipe.budget.passages == 5
+    assert parsed(RECIPE).budget.passages is None
+    with pytest.raises(UserError, match=r"lacks a key: budget\.passages"):
+        parse_recipe(POISON.replace("passages = 5", ""), "here")
+    with pytest.raises(UserError, match=r"unknown key: budget\.passages"):
+        parse_recipe(RECIPE.replace("[budget]", "[budget]\npassages = 5"), "here")
+    for text in (
+        POISON.replace('"wrong-answer"', '"untargeted-classification"'),
+        RECIPE.replace('"untargeted-classification"', '"no-answer"'),
+    ):
+        with pytest.raises(UserError, match=r"wrong at threat\.surface"):
+            parse_recipe(text, "here")
+    hidden = parsed(RECIPE.replace("untargeted-classification", "hide-gold"))
+    assert hidden.threat.attacks_pipelines
+    assert not hidden.threat.poisons

@@ -34,7 +34,7 @@ def begun(place: Path, out: Path, *more: object) -> Any:
     return invoke(
         "--target", place / "bert", "--data", place / "data", "--method", "freelb",
         "--strength", "0,0.5", "--seeds", 2, "--epochs", 1, "--limit-train", 16, "--limit-eval", 4,
-        "--suite", "deepwordbug", "--batch-size", 8, "--device", "cpu", "--dtype", "fp32",
+        "--suite", "typo-noise", "--batch-size", 8, "--device", "cpu", "--dtype", "fp32",
         "--json", "--out", out, *more,
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_a_curve_from_data_to_files(place: Path, tmp_path: Path) -> None:
     assert robust["seeds"] == [0, 1]
     assert control["clean_difference"] is None
     assert 0 <= robust["robust_difference"]["p_holm"] <= 1
-    assert "deepwordbug" in found["sentence"]
+    assert "typo-noise" in found["sentence"]
     assert found["trained_by"] not in found["attacks"]["members"]
     rows = list(csv.DictReader((out / "tradeoff.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["method"] for row in rows] == ["none", "freelb"]

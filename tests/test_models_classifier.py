@@ -185,7 +185,11 @@ def test_predicts_what_the_model_itself_says() -> None:
     model = tiny_model("bert", len(tokenizer))
     target = ClassifierTarget("tiny", model, tokenizer, device=CPU, dtype=torch.float32)
     for text in (TEXTS[2], PAIRS[0]):
-        inputs = tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")
+        inputs = tokenizer(
+            *([text] if isinstance(text, str) else text),
+            return_tensors="pt",
+            return_token_type_ids=True,
+        )
         expected = model(**inputs).logits.softmax(-1).detach().numpy()
         np.testing.assert_allclose(predict(target, text), expected, atol=1e-6)
 

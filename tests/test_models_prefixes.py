@@ -183,7 +183,7 @@ def config(name: str, **changes: Any) -> Any:
     ("name", "changes"),
     [
         ("mixtral", {"sliding_window": 8}),
-        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
     ],
 )
 def test_models_that_cannot_go_on_exactly_read_every_prompt(

@@ -150,6 +150,11 @@ def test_bf16_is_close_and_reaches_every_layer(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+def test_loading_is_quiet(capfd):
+    SentenceEncoder.load("builtin:retriever", device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_settings_change_with_what_decides_an_embedding(tmp_path):
     folder = save_tiny(tmp_path)
     first, again = tiny_encoder(folder), tiny_encoder(folder)

@@ -107,7 +107,9 @@ def test_poisoned_contexts_support_their_answers(reader: Any) -> None:
         said = tokenizer.decode(answer)
         gold = any(reading.gold[0].text in passage for passage in passages)
         assert gold is (said == reading.question.answers[0])
-        assert gold or said == "no answer"
+        assert (
+            gold or answer == reader.tokenizer("no answer", add_special_tokens=False)["input_ids"]
+        )
         assert len([p for p in passages if p.strip()]) <= 6
         seen.add(gold)
     assert seen == {True, False}
@@ -216,9 +218,12 @@ def test_a_saved_encoder_is_what_was_trained(retriever: Any, tmp_path: Path) -> 
     assert set(retriever.validate()) == {"recall", "typo_recall", "mean"}
 
 
-def test_the_judge_of_retrievers_takes_up_what_is_there(retriever: Any, tmp_path: Path) -> None:
+def test_the_judge_of_retrievers_takes_up_what_is_there(
+    retriever: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     retriever.save(tmp_path / "saved")
-    judge = make_judge("retriever", JudgePlan(retriever.plan.data, "cpu"))
+    judge: Any = make_judge("retriever", JudgePlan(retriever.plan.data, "cpu"))
+    monkeypatch.setattr(type(judge), "_FLIPS", 2)
     judged = judge.judge(str(tmp_path / "saved"), tmp_path / "judged")
     assert set(judged.attacks) == set(judge.attacks)
     assert judge.judge("gone", tmp_path / "judged") == judged

@@ -1,4 +1,4 @@
-"""Training examples attacked as text: they hurt, they keep their limits, and are shown as attacked."""
+"""Training examples attacked as text: they hurt, keep their limits, and are shown as attacked."""
 
 from __future__ import annotations
 

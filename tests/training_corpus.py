@@ -73,7 +73,7 @@ def save_reader(kind: str, folder: Path) -> Path:
 
 
 def save_generator(name: str, folder: Path) -> Path:
-    """``builtin-seq2seq``, ``builtin-causal``, or a tiny Hugging Face model that reads 512 tokens."""
+    """``builtin-seq2seq``, ``builtin-causal`` or a tiny Hugging Face model; 512 tokens of room."""
     from transformers import AutoTokenizer
 
     if name.startswith("builtin-"):

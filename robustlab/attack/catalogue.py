@@ -36,7 +36,7 @@ class ListedRecipe:
             "summary": recipe.summary,
             "paper": recipe.paper,
             **asdict(recipe.threat),
-            "target": "generator" if recipe.threat.attacks_generators else "classifier",
+            "target": _target(recipe),
             "method": recipe.search.kind,
             "budget": asdict(recipe.budget),
             "needs": list(self.needs),
@@ -92,6 +92,12 @@ def catalogue() -> Catalogue:
         tuple(recipes.values()),
         tuple(ListedSuite(suite, _lack(suite, recipes)) for suite in suites),
     )
+
+
+def _target(recipe: Recipe) -> str:
+    if recipe.threat.attacks_pipelines:
+        return "pipeline"
+    return "generator" if recipe.threat.attacks_generators else "classifier"
 
 
 def _listed(recipe: Recipe) -> ListedRecipe:

@@ -101,7 +101,8 @@ def classification_set(
         UserError: the target is no classifier, the recipe no attack on one, or the data's classes
             are not the target's.
     """
-    if Predict not in target.answers or recipe.threat.attacks_generators:
+    threat = recipe.threat
+    if Predict not in target.answers or threat.attacks_generators or threat.attacks_pipelines:
         raise _unfit(recipe, target)
     options = Options(recipe, "goal", recipe.goal)
     classes = align_labels(labelled.label_names, target)
@@ -183,9 +184,12 @@ def question_set(
 
 
 def _unfit(recipe: Recipe, target: Target) -> UserError:
-    wants = "generators" if recipe.threat.attacks_generators else "classifiers"
+    if recipe.threat.attacks_pipelines:
+        wants, how = "RAG pipelines", "; attack one with --target rag"
+    else:
+        wants, how = "generators" if recipe.threat.attacks_generators else "classifiers", ""
     return UserError(
-        f"the recipe {recipe.name} attacks {wants}, and {target.spec} is a {target.kind}"
+        f"the recipe {recipe.name} attacks {wants}, and {target.spec} is a {target.kind}{how}"
     )
 
 

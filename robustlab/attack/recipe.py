@@ -106,6 +106,11 @@ class Threat:
         return self.goal in ("force-output", "change-answer")
 
     @property
+    def attacks_pipelines(self) -> bool:
+        """Whether the goal is one on a RAG pipeline, and on nothing less."""
+        return self.goal == "hide-gold" or self.goal in _POISON_GOALS
+
+    @property
     def poisons(self) -> bool:
         """Whether the adversary writes passages into the corpus of a RAG pipeline."""
         return self.surface == "passages"

@@ -117,6 +117,11 @@ def _members(run: RunDirectory) -> list[RunDirectory]:
 
 def _target(run: RunDirectory, device: str) -> Target:
     """The run's target in fp32, after a look at whether its weights are the same."""
+    if _at(run, "target.kind") == "rag":
+        raise UserError(
+            f"the run in {run.path} attacked a pipeline, whose outcomes were judged anew when they "
+            "were made; only attacks on a single model can be verified again"
+        )
     spec, dtype = _at(run, "arguments.target_spec"), _at(run, "target.dtype")
     options = {"kind": _at(run, "arguments.kind"), "device": device}
     options["batch_tokens"] = _at(run, "arguments.batch_tokens")

@@ -33,7 +33,7 @@ _POSITIVE = click.IntRange(min=1)
 @click.option(
     "--strength",
     metavar="X,Y,…",
-    default="0.25,0.5,1",
+    default="0.1,0.3,1",
     help="Radius, rate or weight, as the method defines; a model each. The control (0) is always "
     "trained beside them.",
 )

@@ -127,8 +127,10 @@ def _ranking(title: str, view: Explanation) -> Table:
             break
         poison = _is_poison(hit)
         name = hit.passage.text if poison or not hit.passage.title else hit.passage.title
-        label = Text("poison  " if poison else "", style="bold red")
-        label.append(_beginning(safe_text(name)), style="not bold" if poison else "")
+        label = Text()
+        if poison:
+            label.append("poison  ", style="bold red")
+        label.append(_beginning(safe_text(name)), style="red" if poison else "")
         table.add_row(
             str(hit.rank),
             f"{hit.score:.3f}",

@@ -68,7 +68,7 @@ class RanMask:
         copies: how many copies vote.
         samples: how many more a certificate draws.
         error: the probability with which a certificate's Monte Carlo part may be wrong.
-        mask: what stands for a masked word; the model's mask token.
+        mask: what stands for a masked word; the model's mask token, or nothing.
         seed: of the masks.
     """
 

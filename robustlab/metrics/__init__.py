@@ -13,7 +13,7 @@ from robustlab.metrics.grounding import (
     relevance,
     supported,
 )
-from robustlab.metrics.intervals import Estimate, mean_estimate, rate
+from robustlab.metrics.intervals import Estimate, clustered_rate, mean_estimate, rate
 from robustlab.metrics.paired import PairedCounts, holm, mcnemar_exact, paired_difference
 from robustlab.metrics.retrieval import (
     RankedQuestion,
@@ -30,6 +30,7 @@ from robustlab.metrics.robustness import (
     edit_rate,
     robustness_summary,
 )
+from robustlab.metrics.roc import RocCurve, auc, roc_curve
 from robustlab.metrics.text import RougeScores, corpus_bleu, perplexity, rouge, sentence_bleu
 
 __all__ = [
@@ -37,10 +38,13 @@ __all__ = [
     "PairedCounts",
     "RankedQuestion",
     "RobustnessSummary",
+    "RocCurve",
     "RougeScores",
     "Status",
     "WordChange",
+    "auc",
     "changed_words",
+    "clustered_rate",
     "contains_answer",
     "corpus_bleu",
     "edit_rate",
@@ -60,6 +64,7 @@ __all__ = [
     "reciprocal_rank",
     "relevance",
     "robustness_summary",
+    "roc_curve",
     "rouge",
     "sentence_bleu",
     "success_at_k",

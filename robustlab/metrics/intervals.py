@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Estimate", "lower_bound", "mean_estimate", "rate"]
+__all__ = ["Estimate", "Z", "clustered_rate", "lower_bound", "mean_estimate", "rate"]
 
-_Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+Z = 1.959963984540054
+"""The 97.5 % point of the standard normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,26 @@ def rate(successes: int, n: int) -> Estimate:
         raise ValueError(f"no such proportion: {successes} of {n}")
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    p = successes / n
-    scale = 1 + _Z**2 / n
-    centre = (p + _Z**2 / (2 * n)) / scale
-    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n)) / scale
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
+    return _wilson(successes / n, n)
+
+
+def clustered_rate(successes: int, n: int, clusters: int) -> Estimate:
+    """Like :func:`rate`, for observations that come in groups of which each is much alike.
+
+    The interval is Wilson's for as many observations as there are groups, ``Estimate.n``: exact
+    where the members of a group are all the same, and too wide where they are not.
+    """
+    if not 0 <= successes <= n or not min(n, 1) <= clusters <= n:
+        raise ValueError(f"no such proportion: {successes} of {n} in {clusters} groups")
+    return rate(0, 0) if n == 0 else _wilson(successes / n, clusters)
+
+
+def _wilson(p: float, n: int) -> Estimate:
+    scale = 1 + Z**2 / n
+    centre = (p + Z**2 / (2 * n)) / scale
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n * n)) / scale
+    low = 0.0 if p == 0 else max(0.0, centre - half)
+    high = 1.0 if p == 1 else min(1.0, centre + half)
     return Estimate(p, low, high, n)
 
 

@@ -212,6 +212,8 @@ class TransformersGenerator(ABC):
 
     def decode(self, prompts: Sequence[str], outputs: Sequence[list[int]]) -> list[str]:
         """See :meth:`GeneratorBackend.decode`."""
+        if not outputs:  # transformers 5 makes one empty text of none
+            return []
         texts: list[str] = self.tokenizer.batch_decode(list(outputs), skip_special_tokens=True)
         return texts
 

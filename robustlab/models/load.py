@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from robustlab.errors import UserError
 from robustlab.models.batching import default_batch_tokens
 from robustlab.models.device import resolve_device, resolve_dtype
+from robustlab.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +152,7 @@ def _load_transformers(
     from robustlab.models.seq2seq import Seq2SeqTarget, TransformersSeq2Seq
 
     _check_files(spec, folder)
-    with _quiet_transformers():
+    with quiet_transformers():
         with _explained(spec, "config.json"):
             from transformers import AutoConfig
 
@@ -280,19 +281,3 @@ def _explained(spec: str, part: str) -> Iterator[None]:
     except Exception as error:  # tokenizers raises nothing more precise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"The {part} of '{spec}' cannot be loaded: {lines[0][:300]}") from error
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers from writing to stderr; what matters is raised as an error instead."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -305,14 +305,7 @@ class WhiteBox(Protocol):
 
 Request: TypeAlias = Predict | Generate | Score | Next | Embed | Gradient | Retrieve | Ask
 Response: TypeAlias = (
-    Predictions
-    | Generations
-    | Scores
-    | NextTokens
-    | Embeddings
-    | Gradients
-    | Retrievals
-    | Replies
+    Predictions | Generations | Scores | NextTokens | Embeddings | Gradients | Retrievals | Replies
 )
 
 

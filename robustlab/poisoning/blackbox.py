@@ -82,14 +82,13 @@ def adversarial_texts(
         return tuple(start.texts[(turn + i) % len(start.texts)] for i in range(count))
     texts = [fill(template, start.question.text, start.wrong) for template in templates]
     size = len(texts)
+    first = turn % size
+    texts = texts[first:] + texts[:first]
     written = []
     for place in range(count):
-        again, index = divmod(turn + place, size)
-        again -= turn // size
-        text = texts[index]
-        if again:
-            text = f"{text} {texts[(index + again) % size]}"
-        written.append(text)
+        again, index = divmod(place, size)
+        behind = f" {texts[(index + again) % size]}" if again else ""
+        written.append(f"{texts[index]}{behind}")
     return tuple(written)
 
 

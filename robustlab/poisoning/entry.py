@@ -162,8 +162,8 @@ def attack_rag(
         seed,
         concurrency,
         curves,
+        device,
         None if adversary is None else load_target(adversary, device=device, dtype=dtype),
-        SentenceEncoder.load(BUILTIN, device=device, dtype="fp32"),
     )
     campaigns = maker.campaigns(plans, adaptive)
     folder = resume or out or default_run_folder("attack")
@@ -208,8 +208,8 @@ class _Maker:
     seed: int
     concurrency: int
     curves: bool
+    device: str
     writer: Target | None
-    encoder: SentenceEncoder
 
     def campaigns(self, plans: Sequence[Recipe], adaptive: bool | None) -> dict[str, Runnable]:
         """By name; a recipe that is run both ways has two."""
@@ -265,7 +265,7 @@ class _Maker:
             plan,
             seed=self.seed,
             concurrency=self.concurrency,
-            encoder=self.encoder,
+            encoder=SentenceEncoder.load(BUILTIN, device=self.device, dtype="fp32"),
         )
         return _QuestionCampaign(campaign, plan.threat.goal, deployed.top_k)
 

@@ -150,15 +150,13 @@ def statement(question: str, wrong: str) -> str:
     return f"{text}: {wrong}."
 
 
-_AUXILIARY = (
-    "am are can could did do does had has have is may might must shall should was were will would"
-)
 _SUBJECT = re.compile(
-    # "Who made …", "Which doctor fought …": what follows is no auxiliary, which would ask for
-    # something else than the subject, but for "is" and "was" behind who and what alone.
-    rf"(?:who|what|which)(?: (?!(?:{_AUXILIARY.replace(' ', '|')})\b)[\w'-]+)?? "
-    rf"(?P<rest>(?:[a-z]+(?:ed|s)|made|built|led|gave|wrote|won|took|found|drew|ran|held|lets|"
-    r"began|brought|fought|became|saw|sang|sank|shot|sold|told|went|flew|left|kept|grew)\b .*)",
+    # "Who made …", "Which doctor fought …". "What does it eat" asks for something else than its
+    # subject, and "What has it eaten" may.
+    r"(?:who|what|which)(?: [\w'-]+)?? "
+    r"(?P<rest>(?!(?:does|has)\b)(?:[a-z]+(?:ed|s)|made|built|led|gave|wrote|won|took|found|drew|"
+    r"ran|held|began|brought|fought|became|saw|sang|sank|shot|sold|told|went|flew|left|kept|grew)"
+    r"\b .*)",
     re.IGNORECASE,
 )
 

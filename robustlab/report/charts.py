@@ -7,12 +7,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from robustlab.report.curves import Budget, Curve
+from robustlab.report.plots import Plot
 from robustlab.report.results import Results
 
-__all__ = ["Axis", "Chart", "Line", "Strip", "budget_axis", "fates", "success_chart"]
+__all__ = [
+    "Axis",
+    "Chart",
+    "Line",
+    "Strip",
+    "budget_axis",
+    "fates",
+    "points_chart",
+    "success_chart",
+    "whole_ticks",
+]
 
 WIDTH, HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 40
+
+_ASIDE = 7.0
+"""How far lines at the same whole numbers stand apart, so that intervals can be told apart."""
 
 _WIDE = 30
 """From this ratio of the largest to the smallest budget on, a linear axis hides the beginning."""
@@ -20,7 +34,11 @@ _WIDE = 30
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve as SVG paths. ``band`` is its interval, drawn where the curve stands alone."""
+    """A curve as SVG paths. ``band`` is its interval, drawn where the curve stands alone.
+
+    ``marks`` are the points of a line at whole numbers, as (x, y, y of the interval's lower end,
+    y of its upper end).
+    """
 
     name: str
     path: str
@@ -29,6 +47,7 @@ class Line:
     embedded: bool
     worst: bool
     title: str
+    marks: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +142,54 @@ def success_chart(curves: Sequence[Curve], budget: Budget) -> Chart | None:
         across=tuple((x(tick), f"{tick:,}") for tick in axis.ticks),
         up=tuple((y(share / 4), f"{25 * share} %") for share in range(5)),
     )
+
+
+def points_chart(plot: Plot) -> Chart:
+    """The chart of rates at whole numbers, each with its interval; lines stand a little apart."""
+    places = [at for series in plot.series for at, _ in series.points]
+    first, last = min(places) - 0.5, max(places) + 0.5
+
+    def x(value: float) -> float:
+        return round(_LEFT + (value - first) / (last - first) * (WIDTH - _LEFT - _RIGHT), 2)
+
+    def y(share: float) -> float:
+        return round(_TOP + (1 - share) * (HEIGHT - _TOP - _BOTTOM), 2)
+
+    lines = []
+    for number, series in enumerate(plot.series):
+        aside = _ASIDE * (number - (len(plot.series) - 1) / 2)
+        marks = tuple(
+            (round(x(at) + aside, 2), y(rate.value), y(rate.low), y(rate.high))
+            for at, rate in series.points
+        )
+        path = f"M{_joined((place, height) for place, height, _, _ in marks)}"
+        told = ", ".join(f"{at}: {rate.percent()}, n = {rate.n}" for at, rate in series.points)
+        lines.append(
+            Line(
+                series.name,
+                path if plot.joined and len(marks) > 1 else "",
+                "",
+                number % 8,
+                embedded=False,
+                worst=False,
+                title=f"{series.name}, {told}",
+                marks=marks,
+            )
+        )
+    return Chart(
+        title=plot.title,
+        axis=plot.axis,
+        lines=tuple(lines),
+        across=tuple((x(tick), f"{tick:,}") for tick in whole_ticks(places)),
+        up=tuple((y(share / 4), f"{25 * share} %") for share in range(5)),
+    )
+
+
+def whole_ticks(places: Sequence[int]) -> list[int]:
+    """Whole numbers to be written under an axis from the least to the largest of these."""
+    low, high = min(places), max(places)
+    ticks = [tick for tick in _even(max(high, 1)) if low <= tick <= high]
+    return ticks if low in ticks else [low, *ticks]
 
 
 def fates(results: Results) -> tuple[Strip, ...]:

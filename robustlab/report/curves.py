@@ -40,10 +40,14 @@ def success_curves(results: Results, budget: Budget) -> tuple[Curve, ...]:
     Recipes that attacked nothing have no curve, and against edits those have none that change no
     text.
     """
-    shown = [recipe for recipe in results.recipes if not (budget == "edits" and recipe.embedded)]
+    shown = [
+        recipe
+        for recipe in results.recipes
+        if not (budget == "edits" and (recipe.embedded or recipe.writes_passages))
+    ]
     curves = [_curve(recipe, budget) for recipe in shown]
     if results.is_suite:
-        curves.append(_worst_case(results.recipes, budget))
+        curves.append(_worst_case(shown, budget))
     return tuple(curve for curve in curves if curve.attacked)
 
 

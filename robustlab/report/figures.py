@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from robustlab.report.charts import budget_axis
+from robustlab.metrics.intervals import Estimate
+from robustlab.metrics.roc import RocCurve
+from robustlab.report.charts import budget_axis, whole_ticks
 from robustlab.report.curves import Budget, Curve
+from robustlab.report.plots import Plot
+from robustlab.report.terminal import safe_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "can_draw", "draw_curves"]
+__all__ = ["COLOURS", "Pictures", "can_draw", "draw_curves", "draw_points", "draw_roc"]
+
+Pictures: TypeAlias = dict[Literal["png", "svg"], bytes]
+"""One figure as PNG (1,280 pixels wide) and as SVG."""
 
 COLOURS = (
     "#2f5bd0", "#c2571a", "#1b7f5c", "#8b3fb0", "#a8791a", "#0f7f9c", "#b8336a", "#5c6670",
@@ -29,10 +36,86 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw_curves(
-    curves: Sequence[Curve], budget: Budget, title: str
-) -> dict[Literal["png", "svg"], bytes]:
-    """The figure as PNG (1,280 pixels wide) and as SVG; the title is taken as it is."""
+def draw_curves(curves: Sequence[Curve], budget: Budget, title: str) -> Pictures:
+    """Success against a budget; the title is taken as it is."""
+
+    def draw(axes: Axes) -> None:
+        end = _dress(axes, curves, budget, title)
+        for number, curve in enumerate(curves):
+            _draw(axes, curve, number, end, alone=len(curves) == 1)
+        if len(curves) > 1:
+            _explain(axes, list(map(_named, curves)))
+
+    return _pictures(draw)
+
+
+def draw_points(plot: Plot, title: str) -> Pictures:
+    """Rates at whole numbers, each with its interval; the title is taken as it is."""
+
+    def draw(axes: Axes) -> None:
+        places = [at for series in plot.series for at, _ in series.points]
+        width = max(places) - min(places) + 1
+        axes.set_xlim(min(places) - 0.5, max(places) + 0.5)
+        ticks = whole_ticks(places)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xlabel(plot.axis)
+        axes.set_ylabel("share of questions" if plot.joined else "share of attacks that succeed")
+        _plain(axes, f"{title}\n{plot.title}")
+        for number, series in enumerate(plot.series):
+            aside = width / 80 * (number - (len(plot.series) - 1) / 2)
+            rates = [rate for _, rate in series.points]
+            (line, *_) = axes.errorbar(
+                [at + aside for at, _ in series.points],
+                [rate.value for rate in rates],
+                yerr=[
+                    [rate.value - rate.low for rate in rates],
+                    [rate.high - rate.value for rate in rates],
+                ],
+                fmt="o-" if plot.joined else "o",
+                color=COLOURS[number % len(COLOURS)],
+                linewidth=1.5,
+                elinewidth=0.9,
+                markersize=4,
+            )
+            line.set_gid(f"curve-{number}")
+        if len(plot.series) > 1:
+            _explain(axes, [safe_text(series.name) for series in plot.series])
+
+    return _pictures(draw)
+
+
+def draw_roc(curves: Mapping[str, tuple[RocCurve, Estimate]], title: str) -> Pictures:
+    """ROC curves by name, each with the area under it; the title is taken as it is."""
+
+    def draw(axes: Axes) -> None:
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("share of clean passages flagged")
+        axes.set_ylabel("share of poison passages flagged")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        _plain(axes, title)
+        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
+        for number, (curve, _) in enumerate(curves.values()):
+            axes.plot(
+                curve.false_positive_rates,
+                curve.true_positive_rates,
+                color=COLOURS[number % len(COLOURS)],
+                linewidth=1.5,
+                linestyle="-" if number < len(COLOURS) else "--",
+                gid=f"curve-{number}",
+                clip_on=False,
+            )
+        _explain(
+            axes,
+            [
+                f"{safe_text(name)}\nAUC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
+                for name, (_, area) in curves.items()
+            ],
+        )
+
+    return _pictures(draw)
+
+
+def _pictures(draw: Callable[[Axes], None]) -> Pictures:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -47,12 +130,7 @@ def draw_curves(
         }
     ):
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        axes = figure.add_subplot()
-        end = _dress(axes, curves, budget, title)
-        for number, curve in enumerate(curves):
-            _draw(axes, curve, number, end, alone=len(curves) == 1)
-        if len(curves) > 1:
-            _explain(axes, curves)
+        draw(figure.add_subplot())
         return {
             "png": _saved(figure, format="png", dpi=200, metadata={"Software": None}),
             "svg": _saved(figure, format="svg", metadata={"Date": None, "Creator": "robustlab"}),
@@ -67,17 +145,22 @@ def _dress(axes: Axes, curves: Sequence[Curve], budget: Budget, title: str) -> f
     axes.set_xlim(axis.first, axis.last)
     axes.set_xticks(axis.ticks, [f"{tick:,}" for tick in axis.ticks])
     axes.set_xticks([], minor=True)
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.set_xlabel("queries, at most" if budget == "queries" else "words changed, at most")
     axes.set_ylabel("share of attacked examples broken")
+    _plain(axes, title)
+    return axis.last
+
+
+def _plain(axes: Axes, title: str) -> None:
+    """Title, a grid without a frame, and shares as percentages upwards."""
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(color="#e1e4e8", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_SOFT, length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#c4c9d0")
-    return axis.last
 
 
 def _draw(axes: Axes, curve: Curve, number: int, end: float, *, alone: bool) -> None:
@@ -102,19 +185,23 @@ def _draw(axes: Axes, curve: Curve, number: int, end: float, *, alone: bool) -> 
         axes.fill_between(places, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
 
 
-def _explain(axes: Axes, curves: Sequence[Curve]) -> None:
+def _named(curve: Curve) -> str:
+    return f"{curve.name}\n(not realisable as text)" if curve.embedded else curve.name
+
+
+def _explain(axes: Axes, names: Sequence[str]) -> None:
     """The legend, beside the curves; names are shown as they are."""
     lines = [line for line in axes.get_lines() if line.get_gid()]
     legend = axes.legend(
         lines,
-        ["recipe"] * len(curves),  # names follow: given here, one like _x would vanish
+        ["recipe"] * len(names),  # names follow: given here, one like _x would vanish
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,
         fontsize=8,
     )
-    for text, curve in zip(legend.get_texts(), curves, strict=True):
-        text.set_text(f"{curve.name}\n(not realisable as text)" if curve.embedded else curve.name)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
 
 
 def _saved(figure: Any, **options: Any) -> bytes:

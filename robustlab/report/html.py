@@ -13,13 +13,22 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlab.report.charts import fates, success_chart
+from robustlab.report.charts import fates, points_chart, success_chart
 from robustlab.report.curves import Budget, success_curves
-from robustlab.report.figures import can_draw, draw_curves
+from robustlab.report.figures import Pictures, can_draw, draw_curves, draw_points
 from robustlab.report.measures import Measure
 from robustlab.report.outcomes import Shown, flat, show
+from robustlab.report.panels import (
+    PANEL_KEYS,
+    adaptive_beside,
+    alerts,
+    pipeline_panels,
+    worst_panel,
+)
+from robustlab.report.plots import pipeline_plots
 from robustlab.report.results import RecipeResult, Results, read_run, read_suite
-from robustlab.report.tables import curves_csv, examples_csv
+from robustlab.report.sentences import attack_sentence
+from robustlab.report.tables import curves_csv, examples_csv, points_csv
 from robustlab.report.terminal import safe_text
 
 if TYPE_CHECKING:
@@ -75,14 +84,22 @@ def _write(results: Results) -> Path:
 
 def _write_figures(results: Results) -> None:
     write = results.directory.write_file
+    title = safe_text(f"{_title(results)}: {results.label}")
     write("examples.csv", examples_csv(results))
     for budget in _BUDGETS:
         curves = success_curves(results, budget)
         write(f"figures/success-by-{budget}.csv", curves_csv(curves, budget))
         if curves and can_draw():
-            title = safe_text(f"{_title(results)}: {results.label}")
-            for kind, content in draw_curves(curves, budget, title).items():
-                write(f"figures/success-by-{budget}.{kind}", content)
+            _write_pictures(results, f"success-by-{budget}", draw_curves(curves, budget, title))
+    for plot in pipeline_plots(results):
+        write(f"figures/{plot.key}.csv", points_csv(plot))
+        if can_draw():
+            _write_pictures(results, plot.key, draw_points(plot, title))
+
+
+def _write_pictures(results: Results, name: str, pictures: Pictures) -> None:
+    for kind, content in pictures.items():
+        results.directory.write_file(f"figures/{name}.{kind}", content)
 
 
 def _title(results: Results) -> str:
@@ -119,8 +136,20 @@ def _page(results: Results) -> str:
         circumstances=list(_circumstances(manifest)),
         complete=results.directory.is_complete,
         headline=_chosen(results.measures, attack, inside=True),
-        measures=_chosen(results.measures, attack, inside=False),
-        sentence=_sentence(results) if attack else "",
+        measures=[
+            measure
+            for measure in _chosen(results.measures, attack, inside=False)
+            if not (results.is_pipeline and measure.key.partition("@")[0] in PANEL_KEYS)
+        ],
+        panels=[
+            (recipe.name, pipeline_panels(recipe))
+            for recipe in (results.recipes if results.is_pipeline else ())
+        ],
+        worst=worst_panel(results) if results.is_pipeline and results.is_suite else None,
+        adaptive=adaptive_beside(results),
+        alerts=alerts(results) if results.is_pipeline else (),
+        plots=[points_chart(plot) for plot in pipeline_plots(results)],
+        sentence=attack_sentence(results) if attack else "",
         statuses=_statuses(results.whole) if attack else [],
         charts=[
             chart
@@ -128,6 +157,7 @@ def _page(results: Results) -> str:
             if (chart := success_chart(success_curves(results, budget), budget))
         ],
         strips=fates(results) if results.is_suite and results.whole.outcomes else (),
+        changes_words=not all(recipe.writes_passages for recipe in results.recipes),
         drawn=can_draw(),
         descriptions=[_describe(recipe) for recipe in results.recipes] if attack else [],
         entries=entries,
@@ -169,6 +199,7 @@ def _circumstances(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"all {data['items']:,}" if every else f"{data['items']:,} of {data['available']:,}"
     if data.get("skipped_rows"):
         yield f"{data['skipped_rows']:,} bad rows skipped"
+    yield from _parts_of(target)
     if target.get("dtype"):
         yield f"{target['dtype']} on {target.get('device', 'cpu')}"
     if manifest.get("seed") is not None:
@@ -180,20 +211,17 @@ def _circumstances(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"robustlab {version}"
 
 
-def _sentence(results: Results) -> str:
-    """The result in words."""
-    attacked, broken = len(results.whole.attacked), len(results.whole.broken)
-    if not attacked:
-        return (
-            "No example was attacked: the target got none of them right, or none could be judged."
-        )
-    if results.is_suite:
-        who = "At least one recipe broke"
-    elif results.whole.embedded:
-        who = "Perturbing embeddings, which no text realises, broke"
-    else:
-        who = "The attack broke"
-    return f"{who} {broken:,} of the {attacked:,} examples that the target gets right without it."
+def _parts_of(target: Mapping[str, Any]) -> Iterator[str]:
+    """``top 5 of builtin:retriever``, ``read by builtin:seq2seq``, ``defended by vae``."""
+    if target.get("kind") != "rag":
+        return
+    retriever, generator = (target.get(part) or {} for part in ("retriever", "generator"))
+    found = (retriever.get("encoder") or {}).get("spec") or retriever.get("kind")
+    yield f"top {target.get('top_k')} of {found}"
+    where = f" ({generator['dtype']} on {generator.get('device')})" if "dtype" in generator else ""
+    yield f"read by {generator.get('spec')}{where}"
+    names = [str(defense.get("name")) for defense in target.get("defenses") or ()]
+    yield f"defended by {', '.join(names)}" if names else "no defence"
 
 
 def _statuses(whole: RecipeResult) -> list[tuple[str, int, float]]:
@@ -211,7 +239,7 @@ def _describe(recipe: RecipeResult) -> dict[str, Any]:
     """A recipe's own words and its threat model."""
     threat = recipe.manifest.get("threat_model") or {}
     learned = {k: v for k, v in (recipe.manifest.get("learned") or {}).items() if k != "data"}
-    last = {"constraints": threat.get("constraints"), "learned": learned}
+    last = {"constraints": threat.get("constraints") or None, "learned": learned}
     ordered = {key: threat.get(key) for key in _THREAT} | dict(threat)
     ordered = {key: value for key, value in ordered.items() if key not in last} | last
     return {

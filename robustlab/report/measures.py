@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["Measure", "measures"]
@@ -14,6 +14,32 @@ _ORDER = (
     "robust_accuracy",
     "certified_accuracy",
     "attack_success_rate",
+    "targeted_success",
+    "targeted_success_exact",
+    "targeted_success_all",
+    "untargeted_success",
+    "success_if_retrieved",
+    "success_if_read",
+    "attacked_exact_match",
+    "exact_match_difference",
+    "mcnemar_p",
+    "clean_f1",
+    "attacked_f1",
+    "clean_recall@",
+    "attacked_recall@",
+    "gold_retrieved",
+    "gold_read",
+    "poison_retrieved",
+    "poison_read",
+    "poison_precision",
+    "poison_recall",
+    "poison_f1",
+    "clean_refusal_rate",
+    "attacked_refusal_rate",
+    "undefended_clean_accuracy",
+    "undefended_robust_accuracy",
+    "undefended_attack_success_rate",
+    "undefended_poison_retrieved",
     "accuracy",
     "accuracy[",
     "exact_match",
@@ -45,6 +71,7 @@ _PLAIN = ("ndcg", "mrr", "rouge", "question_passage_relevance", "answer_question
 
 _FORMS = {
     "bleu": "{:.1f}",
+    "mcnemar_p": "{:.2g}",
     "perplexity": "{:.2f}",
     "queries_mean": "{:.1f}",
     "queries_total": "{:,.0f}",
@@ -59,6 +86,15 @@ _TROUBLE = ("errors", "unverified", "broken_constraints", "resumed", "fit_querie
 _NAMES = {
     "bleu": "BLEU",
     "f1": "F1",
+    "clean_f1": "clean F1",
+    "attacked_f1": "F1 under attack",
+    "attacked_exact_match": "exact match under attack",
+    "exact_match_difference": "difference in exact match",
+    "attacked_refusal_rate": "refusal rate under attack",
+    "mcnemar_p": "p-value of the difference",
+    "poison_f1": "poison F1",
+    "targeted_success": "targeted success (contained)",
+    "targeted_success_all": "targeted success, all questions",
     "mrr": "MRR",
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
@@ -87,6 +123,8 @@ class Measure:
     n: int | None = None
     bounds: tuple[float, float, float] | None = None
     """(low, value, high) of a number between 0 and 1, for drawing."""
+    key: str = ""
+    """What it is called in the summary, where it stands there."""
 
 
 def measures(summary: Mapping[str, Any]) -> tuple[Measure, ...]:
@@ -100,8 +138,8 @@ def measures(summary: Mapping[str, Any]) -> tuple[Measure, ...]:
         for key, entry in summary.items()
         if key not in ("items", "examples") and not (key in _TROUBLE and entry == 0)
     )
-    named = [(key, measure) for key, measure in found if measure is not None]
-    return tuple(measure for _, measure in sorted(named, key=lambda item: _place(item[0])))
+    named = [replace(measure, key=key) for key, measure in found if measure is not None]
+    return tuple(sorted(named, key=lambda measure: _place(measure.key)))
 
 
 def _measure(key: str, entry: Any) -> Measure | None:

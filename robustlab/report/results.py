@@ -51,6 +51,11 @@ class RecipeResult:
         return self.manifest.get("recipe") or {}
 
     @property
+    def writes_passages(self) -> bool:
+        """Whether the recipe leaves questions alone, and writes passages into the corpus."""
+        return (self.manifest.get("threat_model") or {}).get("surface") == "passages"
+
+    @property
     def attacked(self) -> list[Mapping[str, Any]]:
         """Outcomes of the examples that were worth attacking and could be judged."""
         return [o for o in self.outcomes if o.get("status") in ("succeeded", "failed")]
@@ -100,6 +105,12 @@ class Results:
     def is_attack(self) -> bool:
         """Whether this is an attack, and not an evaluation."""
         return bool(self.manifest.get("threat_model"))
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether a RAG pipeline was attacked, so that retrieval and answers are told apart."""
+        kind = (self.manifest.get("target") or {}).get("kind")
+        return self.is_attack and kind == "rag"
 
     @property
     def label(self) -> str:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from robustlab.metrics.intervals import Estimate
     from robustlab.report.measures import Measure
+    from robustlab.report.panels import Panel
+    from robustlab.report.plots import Plot
 
 __all__ = [
     "MARKS",
     "make_console",
     "marked_text",
     "measures_table",
+    "panel_table",
+    "plot_table",
     "print_indented",
     "safe_text",
 ]
@@ -115,3 +120,61 @@ def measures_table(rows: Iterable[Measure]) -> Table:
             "" if row.n is None else f"{row.n:,}",
         )
     return table
+
+
+def panel_table(panel: Panel) -> Table:
+    """A panel with its title for a head; an interval behind each number."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(panel.title, min_width=31)
+    for head in panel.heads:
+        table.add_column(head, justify="right")
+    table.add_column("n", justify="right", style="dim")
+    for row in panel.rows:
+        cells = [
+            "–" if cell is None else _with_interval(cell.value, cell.interval) for cell in row.cells
+        ]
+        numbers = [cell.n for cell in row.cells if cell is not None and cell.n is not None]
+        table.add_row(
+            Text(safe_text(row.name)), *map(Text, cells), f"{numbers[-1]:,}" if numbers else ""
+        )
+    return table
+
+
+_MOST_POINTS = 10
+
+
+def plot_table(plot: Plot) -> Table:
+    """The points of a plot, one whole number a line; of many only some."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustlab.report.charts import whole_ticks
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(plot.axis, justify="right")
+    for series in plot.series:
+        table.add_column(safe_text(series.name), justify="right", overflow="fold")
+    places = sorted({at for series in plot.series for at, _ in series.points})
+    shown = places if len(places) <= _MOST_POINTS else whole_ticks(places)
+    for place in shown:
+        rates = [dict(series.points).get(place) for series in plot.series]
+        table.add_row(
+            f"{place:,}",
+            *(Text(_point(rate, counted=not plot.joined)) for rate in rates),
+        )
+    return table
+
+
+def _point(rate: Estimate | None, *, counted: bool) -> str:
+    if rate is None:
+        return "–"
+    return f"{rate.percent()}, n = {rate.n}" if counted else rate.percent()
+
+
+def _with_interval(value: str, interval: str) -> str:
+    return f"{value} [{interval}]" if interval else value

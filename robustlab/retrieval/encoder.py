@@ -20,6 +20,7 @@ from robustlab.models.batching import pack
 from robustlab.models.device import resolve_device, resolve_dtype
 from robustlab.models.fingerprint import fingerprint
 from robustlab.models.load import PICKLES
+from robustlab.models.quiet import quiet_transformers
 from robustlab.models.target import (
     Direction,
     Embed,
@@ -102,13 +103,14 @@ class SentenceEncoder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            model = SentenceTransformer(
-                str(folder),
-                device=str(place),
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"dtype": number_format, "use_safetensors": True},
-            )
+            with quiet_transformers():
+                model = SentenceTransformer(
+                    str(folder),
+                    device=str(place),
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"dtype": number_format, "use_safetensors": True},
+                )
         except (
             ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError,
         ) as error:  # fmt: skip

@@ -15,6 +15,7 @@ from robustlab.data.records import LabelledExample, LabelledSet
 from robustlab.data.splits import sample
 from robustlab.errors import UserError
 from robustlab.models.labels import align_labels
+from robustlab.models.quiet import quiet_transformers
 from robustlab.training.adapters import adapt, is_mergeable, merged, plain, save_adapter
 from robustlab.training.embedding import Ball, ascend
 from robustlab.training.families import FAMILIES, Judged, JudgePlan, TaskPlan
@@ -32,7 +33,8 @@ _LONGEST = 512
 """Longer texts are cut, where the model itself allows more."""
 
 _VALIDATION_BATCH = 128
-_VALIDATION_RADIUS, _VALIDATION_STEPS = 0.5, 3
+_VALIDATION_RADIUS, _VALIDATION_STEPS = 0.1, 3
+"""At this radius about half of what the built-in classifier gets right is left at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,8 @@ class ClassifierTask:
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         model = plain(self._module)
-        model.to("cpu").save_pretrained(temporary, safe_serialization=True)
+        with quiet_transformers():
+            model.to("cpu").save_pretrained(temporary, safe_serialization=True)
         self._tokenizer.save_pretrained(temporary)
         if not is_mergeable(self._module):
             save_adapter(self._module, temporary)

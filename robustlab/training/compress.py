@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustlab.errors import UserError
+from robustlab.models.quiet import quiet_transformers
 from robustlab.training.families import TaskPlan, load_task, make_method
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def quantize(folder: Path, kind: str, out: Path) -> None:
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
-    write(temporary)
+    with quiet_transformers():
+        write(temporary)
     text = json.dumps(card, indent=2) + "\n"
     (temporary / "quantization.json").write_text(text, encoding="utf-8")
     if out.exists():

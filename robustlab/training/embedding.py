@@ -226,7 +226,7 @@ class Consistency(_Memoryless):
 
     name: str
     strength: float
-    radius: float = 1.0
+    radius: float = 0.3
     steps: int = 2
 
     def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:

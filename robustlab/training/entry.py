@@ -39,7 +39,7 @@ DEFAULT_METHOD = {
 }
 """How a kind of model is trained where no method is named."""
 
-DEFAULT_STRENGTHS = "0.25,0.5,1"
+DEFAULT_STRENGTHS = "0.1,0.3,1"
 """Three strengths; the control is trained beside them."""
 
 SMALL_LIMIT = 40

@@ -268,7 +268,7 @@ def flipped_passages(
     passages = [
         [vocabulary.spellings[token][1:] for token in dice.choice(able, words)] for _ in directions
     ]
-    order = np.concatenate([dice.permutation(words) for _ in range(-(-flips // words))])[:flips]
+    order = np.concatenate([dice.permutation(words) for _ in range(flips // words + 1)])[:flips]
     goals = tuple(Direction(vector) for vector in directions)
     for position in order.tolist():
         texts = tuple(" ".join(passage) for passage in passages)

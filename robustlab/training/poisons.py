@@ -214,7 +214,7 @@ def _kinds_of(question: str, answer: str) -> tuple[tuple[str, ...], ...]:
     """What an answer is, from the most to the least precise."""
     first = (normalise(question).split() or [""])[0]
     digits = any(character.isdigit() for character in answer)
-    form = "number" if digits else "name" if answer[:1].isupper() else "words"
+    form = "number" if digits else "name" if answer != answer.lower() else "words"
     return (first, form), (form,), ()
 
 

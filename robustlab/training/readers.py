@@ -26,6 +26,7 @@ from robustlab.errors import UserError
 from robustlab.metrics.answers import contains_answer, exact_match
 from robustlab.metrics.grounding import is_refusal
 from robustlab.models.prompt import PromptTemplate, default_prompt
+from robustlab.models.quiet import quiet_transformers
 from robustlab.models.target import Generate, Generations
 from robustlab.rag.context import build_contexts
 from robustlab.training.adapters import adapt, is_mergeable, merged, plain, save_adapter
@@ -467,7 +468,8 @@ def write_generator(model: Any, tokenizer: Any, folder: Path) -> None:
         # safetensors writes files that only their owner can read
         (folder / "model.safetensors").chmod(0o644)
     else:
-        model.save_pretrained(folder, safe_serialization=True)
+        with quiet_transformers():
+            model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
 

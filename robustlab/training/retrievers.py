@@ -24,6 +24,7 @@ from robustlab.attack.words import Words
 from robustlab.data.records import Corpus, Passage, Question
 from robustlab.data.splits import choose_split, sample
 from robustlab.errors import UserError
+from robustlab.models.quiet import quiet_transformers
 from robustlab.training.adapters import adapt, is_mergeable, merged, plain
 from robustlab.training.families import FAMILIES, Judged, JudgePlan, TaskPlan
 from robustlab.training.poison import flipped_passages, mistyped
@@ -226,9 +227,10 @@ class RetrieverTask:
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
-        plain(self._module).to("cpu").save(
-            str(temporary), create_model_card=False, safe_serialization=True
-        )
+        with quiet_transformers():
+            plain(self._module).to("cpu").save(
+                str(temporary), create_model_card=False, safe_serialization=True
+            )
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -383,6 +385,7 @@ class RetrievalJudge:
 
     _DRAWS = 3
     _CLUSTERS = 10
+    _FLIPS = 90
 
     def __init__(self, plan: JudgePlan) -> None:
         if plan.suite is not None:
@@ -472,7 +475,12 @@ class RetrievalJudge:
             self._plan.seed,
         )
         passages = flipped_passages(
-            encoder, directions, words=30, flips=90, seed=f"judge:{self._plan.seed}", tried=8
+            encoder,
+            directions,
+            words=30,
+            flips=self._FLIPS,
+            seed=f"judge:{self._plan.seed}",
+            tried=8,
         )
         vectors = encoder.encode(passages, role="document")
         added = [vectors] * len(questions)

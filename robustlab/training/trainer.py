@@ -121,9 +121,14 @@ def make_accelerator(device: str) -> Accelerator:
             "training needs the package accelerate: pip install 'robustlab[train]'"
         ) from error
 
+    import torch
+
     from robustlab.models.device import resolve_device
 
-    return Accelerator(cpu=resolve_device(device).type == "cpu")
+    place = resolve_device(device)
+    if place.index:  # accelerate takes PyTorch's current GPU, which is the first if nothing is said
+        torch.cuda.set_device(place)
+    return Accelerator(cpu=place.type == "cpu")
 
 
 @dataclass
@@ -189,7 +194,7 @@ class _Training:
         self._folder, self._accelerator = folder, accelerator
         self._progress = progress if accelerator.is_main_process else None
         self._trained = dict(task.trainable())
-        task.embedding_norm()  # a radius is relative to the weights at the beginning, resumed or not
+        task.embedding_norm()  # made and kept before a checkpoint changes the weights
         if not self._trained:
             raise UserError("nothing of this model is to be trained")
         self._optimizer = torch.optim.AdamW(
