@@ -257,6 +257,15 @@ class DefendedRag(RagPipeline):
             )
         return reader
 
+    @property
+    def certifiable(self) -> bool:
+        """Whether :meth:`check_certifiable` finds nothing in the way."""
+        try:
+            self.check_certifiable()
+        except UserError:
+            return False
+        return True
+
     def certify(self, questions: Sequence[str], corruption: Corruption) -> list[Certificate]:
         """What each answer can become; see :class:`~robustlab.defense.certificates.Certificate`.
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,11 @@ from robustlab.attack.engine import BudgetExhaustedError, Engine, Finished, Job,
 from robustlab.attack.oracle import Oracle, OracleStats
 from robustlab.attack.recipe import Recipe
 from robustlab.data.records import Passage, Question
+from robustlab.defense.certificates import Corruption
+from robustlab.defense.certify import check_bound
+from robustlab.defense.pipeline import DefendedRag
 from robustlab.errors import UserError
+from robustlab.metrics.answers import exact_match
 from robustlab.metrics.robustness import robustness_summary
 from robustlab.models.target import Ask, Gradient, Replies, Reply, Vocabulary, WhiteBox
 from robustlab.poisoning.measures import goal_met, measure_reply, status_of, summarise
@@ -73,7 +77,8 @@ class PoisonCampaign:
     """A poisoning attack on every question of a set, checked and ready.
 
     Questions that are answered wrongly without poison are attacked as well, since retrieval is
-    measured on all; they count as skipped.
+    measured on all; they count as skipped. Where the defences have certificates against so many
+    passages, each question is certified beside the attack, and a broken certificate is an error.
 
     Args:
         pipeline: what is deployed, with its defences.
@@ -125,6 +130,7 @@ class PoisonCampaign:
         self._fingerprint = pipeline.fingerprint()
         self._method = build_poison_method(recipe)
         self._passages = recipe.budget.passages
+        self._certified = _certified(pipeline, self._passages)
         self._knowledge = Knowledge(
             top_k=pipeline.top_k,
             passages=self._passages,
@@ -168,7 +174,8 @@ class PoisonCampaign:
 
         Raises:
             UserError: the run was made from something else, or is complete.
-            RuntimeError: the pipeline's weights or corpus changed during the attack.
+            RuntimeError: the pipeline's weights or corpus changed during the attack, or a question
+                was broken that is certified.
         """
         check_same(run, self.manifest(arguments={}))
         run.lock()
@@ -208,6 +215,7 @@ class PoisonCampaign:
         run.update_manifest(target={**run.manifest["target"], "fingerprint_after": after})
         if after != self._fingerprint:
             raise RuntimeError("the pipeline changed while it was attacked")
+        _check_certificates(outcomes)
         summary = {
             "examples": len(outcomes),
             **summarise(outcomes, self.recipe.threat.goal, self._pipeline.top_k),
@@ -314,10 +322,18 @@ class PoisonCampaign:
             (item.question.text, trial.value.poison.passages if trial.value else ())
             for item, trial in finished
         ]
-        return [
+        outcomes = [
             self._outcome(item, trial, judged)
             for (item, trial), judged in zip(finished, judge.ask(asked), strict=True)
         ]
+        if self._certified is not None and outcomes:
+            pipeline, corruption = self._certified
+            certificates = pipeline.certify([question for question, _ in asked], corruption)
+            for outcome, certificate in zip(outcomes, certificates, strict=True):
+                outcome["certified"] = certificate.holds(
+                    partial(exact_match, answers=outcome["truth"])
+                )
+        return outcomes
 
     def _outcome(
         self, item: PoisonItem, finished: Finished[_Trial], judged: _Judged | Exception
@@ -374,6 +390,28 @@ class PoisonCampaign:
         if finished.exhausted or (trial is not None and trial.exhausted):
             outcome["exhausted"] = True
         return outcome
+
+
+def _certified(pipeline: RagPipeline, passages: int) -> tuple[DefendedRag, Corruption] | None:
+    """The pipeline and what it has certificates against, if it has any against so many passages."""
+    if not isinstance(pipeline, DefendedRag) or passages >= pipeline.top_k:
+        return None
+    if not pipeline.certifiable:
+        return None
+    return pipeline, Corruption(passages, pipeline.top_k)
+
+
+def _check_certificates(outcomes: Sequence[Outcome]) -> None:
+    """Hold the run to certified accuracy ≤ accuracy under attack, question by question."""
+    judged = [one for one in outcomes if "certified" in one and one["status"] != "error"]
+    check_bound(
+        {one["id"]: one["certified"] for one in judged},
+        {
+            one["id"]: one["original_output"]["exact_match"]
+            and one["perturbed_output"]["exact_match"]
+            for one in judged
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,9 @@ def summarise(outcomes: Sequence[Outcome], goal: str, top_k: int) -> dict[str, A
         "gold_read": _known_share(attacked, "gold_read"),
         "untargeted_success": _share(not one["exact_match"] for one in right),
     }
+    certified = [outcome["certified"] for outcome in judged if "certified" in outcome]
+    if certified:
+        found["certified_accuracy"] = _share(certified)
     targeted = [one for one in right if "targeted" in one]
     if targeted:
         found |= {
@@ -220,6 +223,13 @@ def summarise_worst(by_recipe: Mapping[str, Sequence[Outcome]]) -> dict[str, Any
             any(attacked.get("poison_ranks") for _, attacked in pairs) for pairs in answered
         ),
     }
+    certified = [
+        all(one["certified"] for one in ones)
+        for ones in questions.values()
+        if all("certified" in one for one in ones)
+    ]
+    if certified:
+        found["certified_accuracy"] = _share(certified)
     return _as_json(found)
 
 
