@@ -112,6 +112,13 @@ def test_the_summary_of_four_questions() -> None:
     assert {n: one["n"] for n, one in found["by_passages_read"].items()} == {"0": 1, "2": 1}
 
 
+def test_what_was_wrong_already_is_counted_over_all_questions() -> None:
+    wrong = [outcome(2, reply("horse", "cow owl"), reply("fox", "poison:1 cow"))]
+    found = summarise(wrong, "wrong-answer", 2)
+    assert found["targeted_success_all"]["value"] == 1
+    assert "targeted_success" not in found
+
+
 def test_robust_means_right_before_and_after() -> None:
     lucky = outcome(2, reply("horse", "cow"), reply("cow", "cow poison:0"))
     found = summarise([lucky], "wrong-answer", 2)

@@ -23,7 +23,13 @@ from robustlab.models.target import Ask, Replies, Reply
 from robustlab.poisoning.method import Poison, PoisonStart
 from robustlab.poisoning.texts import fill, load_templates
 
-__all__ = ["PoisonedRagBlackbox", "adversarial_texts", "asks", "blackbox_method", "says_wrong"]
+__all__ = [
+    "PoisonedRagBlackbox",
+    "adversarial_texts",
+    "asks",
+    "blackbox_method",
+    "says_wrong",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,15 @@ class PoisonedRagBlackbox:
         question = start.question.text
         for turn in range(max(len(start.texts or self.templates), 1)):
             texts = adversarial_texts(start, self.templates, count, turn)
-            yield f"question first, from {turn}", tuple(f"{question} {text}" for text in texts)
-            yield f"text alone, from {turn}", texts
-            yield f"question last, from {turn}", tuple(f"{text} {question}" for text in texts)
+            alone = tuple(text.replace(question, "").strip() or text for text in texts)
+            yield f"question first, from {turn}", tuple(_behind(question, text) for text in texts)
+            yield f"text alone, from {turn}", alone
+            yield f"question last, from {turn}", tuple(f"{text} {question}" for text in alone)
+
+
+def _behind(question: str, text: str) -> str:
+    """A passage that retrieves well: the question and the text, or the text if it has it."""
+    return text if question in text else f"{question} {text}"
 
 
 def adversarial_texts(

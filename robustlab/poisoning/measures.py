@@ -142,10 +142,12 @@ def summarise(outcomes: Sequence[Outcome], goal: str, top_k: int) -> dict[str, A
         found |= {
             "targeted_success": _share(one["targeted"] for one in targeted),
             "targeted_success_exact": _share(one["targeted_exact"] for one in targeted),
-            "targeted_success_all": _share(
-                one["targeted"] for one in attacked if "targeted" in one
-            ),
         }
+    # Over questions that were wrong already, too: all there is where a poison file's questions
+    # are asked of a corpus that does not answer them.
+    wanted = [one["targeted"] for one in attacked if "targeted" in one]
+    if wanted:
+        found["targeted_success_all"] = _share(wanted)
     return {
         **_as_json(found),
         **_of_poison(attacked, right, goal),

@@ -62,7 +62,9 @@ class ContextOrder:
     def _versions(self, start: PoisonStart) -> list[tuple[str, ...]]:
         """Passages with less and less of the question in front, none of it at last."""
         words = start.question.text.split()
-        texts = adversarial_texts(start, self.templates, start.knowledge.passages)
+        question = start.question.text
+        given = adversarial_texts(start, self.templates, start.knowledge.passages)
+        texts = [text.replace(question, "").strip() or text for text in given]
         kept = np.linspace(len(words), 0, min(self.versions, len(words) + 1)).round().astype(int)
         return [
             tuple(" ".join([*words[:count], text]) for text in texts)

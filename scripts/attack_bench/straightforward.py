@@ -77,7 +77,7 @@ class Straightforward:
             current = self._scores(questions @ self._embed(self._ids).T, to_gold)
             tried = self._ids.repeat(len(tokens), 1)
             tried[:, place] = tokens
-            rows = [tried] if self._kept is not None else list(tried.split(1))
+            rows = [tried] if self._kept is not None else list(tried.split(1))  # type: ignore[no-untyped-call]
             scores = torch.cat(
                 [self._scores(questions @ self._embed(row).T, to_gold) for row in rows], dim=1
             )
