@@ -21,8 +21,9 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from robustlab.attack.cache import CACHE_BYTES
 from robustlab.attack.items import queries_of
-from robustlab.attack.oracle import CACHE_BYTES, Oracle, OracleStats
+from robustlab.attack.oracle import Oracle, OracleStats
 from robustlab.attack.streams import RandomStream
 from robustlab.errors import UserError
 from robustlab.models.target import Predict, Request, Response, Target

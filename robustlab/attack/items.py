@@ -25,6 +25,8 @@ from robustlab.models.target import (
     Generations,
     Gradient,
     Gradients,
+    Next,
+    NextTokens,
     Predict,
     Predictions,
     Replies,
@@ -186,6 +188,28 @@ class _ScoreKind(Kind):
         )
 
 
+class _NextKind(Kind):
+    """Item: a prompt and the tokens behind it. Answer: the next token's row, and the ends."""
+
+    request_type = Next
+    response_type = NextTokens
+
+    def items(self, request: Next) -> Sequence[Hashable]:
+        return _paired(prompts=request.prompts, outputs=request.outputs)
+
+    def request(self, items: Sequence[Any]) -> Next:
+        return Next(tuple(item[0] for item in items), tuple(item[1] for item in items))
+
+    def count(self, response: NextTokens) -> int:
+        return len(response.log_probs)
+
+    def answers(self, response: NextTokens) -> list[Any]:
+        return [(row.copy(), response.ends) for row in response.log_probs]
+
+    def response(self, answers: Sequence[Any]) -> NextTokens:
+        return NextTokens(_stack([row for row, _ in answers], 0), answers[0][1] if answers else ())
+
+
 class _EmbedKind(Kind):
     """Item: a text. Answer: its vector."""
 
@@ -333,6 +357,8 @@ def kind_of(request: Request, classes: int) -> Kind:
         return _GenerateKind(request.max_new_tokens)
     if isinstance(request, Score):
         return _ScoreKind(inside=request.inside)
+    if isinstance(request, Next):
+        return _NextKind()
     if isinstance(request, Embed):
         return _EmbedKind(questions=request.questions)
     if isinstance(request, Gradient):
@@ -351,7 +377,7 @@ def queries_of(request: Request) -> int:
     """
     if isinstance(request, Predict | Gradient):
         return len(request.texts)
-    if isinstance(request, Generate | Score):
+    if isinstance(request, Generate | Score | Next):
         return len(request.prompts)
     if isinstance(request, Retrieve | Ask):
         return len(request.questions)

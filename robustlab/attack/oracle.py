@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,15 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustlab.attack.items import Kind, bytes_of, kind_of
+from robustlab.attack.cache import CACHE_BYTES, AnswerCache
+from robustlab.attack.items import Kind, kind_of
 from robustlab.attack.rounding import Roundable, moved, round_response
 from robustlab.errors import UserError
 from robustlab.models.target import Embed, Request, Response, Target
 
-__all__ = ["CACHE_BYTES", "Oracle", "OracleStats"]
-
-CACHE_BYTES = 2**28
-"""Memory for answers, 256 MiB: half a million short texts, or some thousand gradients."""
+__all__ = ["Oracle", "OracleStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Oracle:
         self._encoder = encoder
         self._exact = exact
         self._rechecks = exact and _computes_in_fp32(target.describe())
-        self._cache = _Cache(cache_bytes)
+        self._cache = AnswerCache(cache_bytes)
         self._stats = OracleStats()
 
     @property
@@ -264,41 +261,6 @@ class _Merged(NamedTuple):
     kind: Kind
     door: Target
     asked: dict[int, Sequence[Hashable]]
-
-
-class _Cache:
-    """Answers by kind and item, the least recently used given up when they weigh too much."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._answers: OrderedDict[tuple[Hashable, Hashable], Any] = OrderedDict()
-
-    def get(self, key: tuple[Hashable, Hashable]) -> Any:
-        """The answer, which is now the last one to be given up; None if there is none."""
-        answer = self._answers.get(key)
-        if answer is not None:
-            self._answers.move_to_end(key)
-        return answer
-
-    def put(self, key: tuple[Hashable, Hashable], answer: Any) -> None:
-        """Keep an answer that is not there, unless it is too large for the whole cache."""
-        weight = _weight(key[1], answer)
-        if weight > self._most_bytes:
-            return
-        self._answers[key] = answer
-        self._bytes += weight
-        while self._bytes > self._most_bytes:
-            (_, item), oldest = self._answers.popitem(last=False)
-            self._bytes -= _weight(item, oldest)
-
-
-_ENTRY_BYTES = 200
-"""What an entry of the cache weighs beside item and answer."""
-
-
-def _weight(item: Hashable, answer: Any) -> int:
-    return bytes_of(item) + bytes_of(answer) + _ENTRY_BYTES
 
 
 def _respond(kind: Kind, answers: Sequence[Any]) -> Response | Exception:

@@ -11,6 +11,7 @@ import numpy as np
 from robustlab.data.records import Passage, content_hash
 from robustlab.defense.certificates import Certificate, CertifiedReader, Corruption
 from robustlab.defense.denoised import denoised_index
+from robustlab.defense.memory import Remembering
 from robustlab.defense.protocols import (
     Defense,
     Detector,
@@ -121,6 +122,7 @@ class DefendedRag(RagPipeline):
         self.undefended = pipeline
         self.defenses = tuple(defenses)
         self._steps = steps
+        self._remembering = Remembering(self.generator)
 
     @property
     def reader(self) -> ReaderDefense | None:
@@ -154,15 +156,13 @@ class DefendedRag(RagPipeline):
 
     def keep(self, questions: Sequence[str], ranked: Sequence[Sequence[Hit]]) -> list[list[bool]]:
         """Which of the passages may be read; a filter sees what those before it kept."""
-        repaired = self.repair(questions)
-        kept = [[True] * len(hits) for hits in ranked]
-        for defense in self._steps.passage:
-            _filter(defense, repaired, ranked, kept)
-        return kept
+        return self._kept(self.repair(questions), ranked)
 
     def read(self, questions: Sequence[str], ranked: Sequence[Sequence[Hit]]) -> list[RagAnswer]:
         """Answer questions from those of the passages that every filter keeps, all of these."""
-        return self._read(questions, ranked, self.keep(questions, ranked), self._plain())
+        repaired = self.repair(questions)
+        kept = self._kept(repaired, ranked)
+        return self._read(questions, repaired, ranked, kept, self._plain(len(questions)))
 
     def ask(
         self, questions: Sequence[str], poisons: Sequence[Sequence[str]] = ()
@@ -172,8 +172,7 @@ class DefendedRag(RagPipeline):
         Raises:
             UserError: a blank question, or one too long for the generator.
         """
-        ranked, kept = self._chosen(questions, poisons)
-        return self._read(questions, ranked, kept, self._plain())
+        return self._ask(questions, poisons, self._plain(len(questions)))
 
     def prompt(self, question: str, passages: Sequence[Passage]) -> str:
         """What the generator reads of a question and passages, repaired and marked."""
@@ -186,9 +185,8 @@ class DefendedRag(RagPipeline):
             answers = self.ask(request.questions, request.poisons)
             return Replies(tuple(self._as_reply(answer) for answer in answers))
         if isinstance(request, Generate):
-            ranked, kept = self._chosen(request.prompts)
-            plain = self._plain(request.max_new_tokens)
-            answers = self._read(request.prompts, ranked, kept, plain)
+            plain = self._plain(len(request.prompts), request.max_new_tokens)
+            answers = self._ask(request.prompts, (), plain)
             return Generations(
                 texts=tuple(answer.answer for answer in answers),
                 log_probs=np.array([answer.log_prob for answer in answers], dtype=np.float32),
@@ -213,15 +211,15 @@ class DefendedRag(RagPipeline):
             if after != text:
                 repaired.append(Repaired(defense.name, text, after))
             text = after
-        (hits,) = self.retrieve([question], self._fetched, [poisons])
+        (hits,) = super().retrieve([text], self._fetched, [poisons])
         kept = [[True] * len(hits)]
         dropped = []
         for filter_ in self._steps.passage:
             for place in _filter(filter_, [text], [hits], kept)[0]:
                 dropped.append(_dropped(filter_, hits[place]))
         read = _first(kept, self.top_k)
-        plain = self._plain()
-        (answer,) = self._read([question], [hits], read, plain)
+        plain = self._plain(1)
+        (answer,) = self._read([question], [text], [hits], read, plain)
         votes: tuple[Vote, ...] = ()
         if self.reader is not None:
             votes = self.reader.votes(plain, text, self._taken([hits], read)[0])
@@ -273,10 +271,10 @@ class DefendedRag(RagPipeline):
             UserError: as :meth:`check_certifiable`.
         """
         reader = self.check_certifiable()
-        ranked, kept = self._chosen(questions)
-        return reader.certify(
-            self._plain(), self.repair(questions), self._taken(ranked, kept), corruption
-        )
+        repaired = self.repair(questions)
+        ranked, kept = self._chosen(repaired)
+        plain = self._plain(len(questions))
+        return reader.certify(plain, repaired, self._taken(ranked, kept), corruption)
 
     def fingerprint(self) -> str:
         """SHA-256 over the pipeline's own and those of the defences."""
@@ -294,32 +292,53 @@ class DefendedRag(RagPipeline):
     def _fetched(self) -> int:
         return self.top_k * (_SPARE if self._steps.passage else 1)
 
-    def _plain(self, max_new_tokens: int | None = None) -> RagPipeline:
-        """Retriever, template and generator of this pipeline without the steps between."""
+    def _plain(self, questions: int, max_new_tokens: int | None = None) -> RagPipeline:
+        """Retriever, template and generator of this pipeline without the steps between.
+
+        A reader defence reads the same passages again and again, and remembers them. One question
+        by itself is read anew: whoever asks so wants to know what no batch had a part in.
+        """
+        remembers = self.reader is not None and questions > 1
         return RagPipeline(
             self.retriever,
-            self.generator,
+            self._remembering if remembers else self.generator,
             self.template,
             top_k=self.top_k,
             max_new_tokens=max_new_tokens or self.max_new_tokens,
         )
 
+    def _kept(self, repaired: Sequence[str], ranked: Sequence[Sequence[Hit]]) -> list[list[bool]]:
+        kept = [[True] * len(hits) for hits in ranked]
+        for defense in self._steps.passage:
+            _filter(defense, repaired, ranked, kept)
+        return kept
+
     def _chosen(
-        self, questions: Sequence[str], poisons: Sequence[Sequence[str]] = ()
+        self, repaired: Sequence[str], poisons: Sequence[Sequence[str]] = ()
     ) -> tuple[list[list[Hit]], list[list[bool]]]:
         """What is fetched, and which of it is read: the first ``top_k`` that are kept."""
-        ranked = self.retrieve(questions, self._fetched, poisons)
-        return ranked, _first(self.keep(questions, ranked), self.top_k)
+        ranked = super().retrieve(repaired, self._fetched, poisons)
+        return ranked, _first(self._kept(repaired, ranked), self.top_k)
+
+    def _ask(
+        self,
+        questions: Sequence[str],
+        poisons: Sequence[Sequence[str]],
+        plain: RagPipeline,
+    ) -> list[RagAnswer]:
+        repaired = self.repair(questions)
+        ranked, kept = self._chosen(repaired, poisons)
+        return self._read(questions, repaired, ranked, kept, plain)
 
     def _read(
         self,
         questions: Sequence[str],
+        repaired: Sequence[str],
         ranked: Sequence[Sequence[Hit]],
         kept: Sequence[Sequence[bool]],
         plain: RagPipeline,
     ) -> list[RagAnswer]:
         chosen = self._taken(ranked, kept)
-        repaired = self.repair(questions)
         if self.reader is None:
             answers = plain.read(repaired, chosen)
         else:
@@ -350,8 +369,9 @@ class DefendedRag(RagPipeline):
         return replace(passage, title=title, text=text)
 
     def _prompts(self, questions: Sequence[str], output_tokens: Sequence[int]) -> tuple[str, ...]:
-        ranked, kept = self._chosen(questions)
-        contexts = self._contexts(self.repair(questions), self._taken(ranked, kept), output_tokens)
+        repaired = self.repair(questions)
+        ranked, kept = self._chosen(repaired)
+        contexts = self._contexts(repaired, self._taken(ranked, kept), output_tokens)
         return tuple(context.prompt for context in contexts)
 
     def _as_reply(self, answer: RagAnswer) -> Reply:
