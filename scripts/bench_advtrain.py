@@ -96,15 +96,17 @@ def bench_inner(options: argparse.Namespace, device: torch.device) -> dict[str, 
     task = load_task("classifier", TaskPlan("builtin:classifier", data, device))
     batch = task.collate(sorted(task.batches(0, 0), key=len)[-1][: options.batch])
     plain = make_method("none", 0.0, task)
-    methods = {name: make_method(name, strength, task) for name, strength in METHODS.items()}
+    methods: dict[str, Any] = {
+        name: make_method(name, strength, task) for name, strength in METHODS.items()
+    }
     ways = {"none": update_of(task, plain, batch, options.bf16)}
     ways |= {n: update_of(task, method, batch, options.bf16) for n, method in methods.items()}
     seconds = in_turn(ways, device, options.turns)
     found: dict[str, Any] = {"plain_seconds": statistics.median(seconds["none"])}
     for name, method in methods.items():
-        steps: int = method.steps  # type: ignore[attr-defined]
         cost = ratios(seconds[name], seconds["none"])
-        found[name] = {"steps": steps, "plain_passes": cost, "of_k_plus_1": cost / (steps + 1)}
+        share = cost / (method.steps + 1)
+        found[name] = {"steps": method.steps, "plain_passes": cost, "of_k_plus_1": share}
     return found
 
 

@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def _ours(
 
     def run(steps: int) -> None:
         flips = replace(method.flips, steps=steps, patience=steps)
-        climb = lambda rng: flips.climb(drafts, list(centres.means), vocabulary, rng)  # noqa: E731
+        climb = partial(flips.climb, drafts, list(centres.means), vocabulary)
         (done,) = Engine(encoder, seed=seed).run([Job("fit", climb)])
         assert done.value is not None, done.error
         drafts[:] = [one.draft for one in done.value]

@@ -209,7 +209,8 @@ class Fit:
             weight_decay=0.01,
         )
         self._checkpoint = args.work / "checkpoint.pt"
-        self._averages = [value.detach().clone() for value in self._trained.values()]
+        averaged = self._trained.values() if args.average else ()
+        self._averages = [value.detach().clone() for value in averaged]
         self.step, self.seconds = 0, 0.0
         if self._checkpoint.exists():
             saved = torch.load(self._checkpoint, weights_only=True)

@@ -68,7 +68,7 @@ def test_masks_depend_on_the_length_alone() -> None:
     assert (masks.sum(axis=1) == 2).all()
     assert (masks == smoothed().masks(8)).all()
     assert not (masks == smoothed(seed=4).masks(8)).all()
-    assert (target.masks(1) == True).all()  # noqa: E712 - one word is always kept
+    assert target.masks(1).all()  # one word is always kept
 
 
 def test_shares_of_votes_are_the_probabilities() -> None:

@@ -67,7 +67,7 @@ def test_overlap() -> None:
     [
         ("1889", "date"), ("in 1889", "date"), ("May or June", "date"), ("nineteen", "number"),
         ("1,280 metres", "number"), ("twenty years", "number"), ("Paris", "name"),
-        ("wrought iron", "phrase"), ("the male", "phrase"),
+        ("the Sargasso Sea", "name"), ("wrought iron", "phrase"), ("the male", "phrase"),
     ],
 )  # fmt: skip
 def test_kinds(answer: str, kind: str) -> None:

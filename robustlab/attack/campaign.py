@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
@@ -46,6 +46,7 @@ __all__ = [
     "Outcome",
     "Progress",
     "check_same",
+    "keep_outcomes",
 ]
 
 DEFAULT_CONCURRENCY = 64
@@ -263,37 +264,22 @@ class Campaign:
         """
         check_same(run, self.manifest(arguments={}))
         run.lock()
-        outcomes = run.outcomes()
-        resumed = len(outcomes)
-        # Kept as counts, because a pass over all outcomes after each would grow with its square.
-        statuses = Counter(outcome["status"] for outcome in outcomes)
-        queries = 0
+        done = run.finished_ids()
         method = self._ready(run)
         engine = self._engine()
-        start = time.perf_counter()
-        for outcome in self._attack(engine, method, done={outcome["id"] for outcome in outcomes}):
-            run.append(outcome)
-            outcomes.append(outcome)
-            statuses[outcome["status"]] += 1
-            queries += outcome["queries"]
-            if progress is not None:
-                progress(
-                    Progress(
-                        len(outcomes),
-                        len(self.examples.examples),
-                        robustness_summary(statuses),
-                        queries,
-                        time.perf_counter() - start,
-                        self.recipe.name,
-                    )
-                )
-        wall_seconds = time.perf_counter() - start
+        outcomes, wall_seconds = keep_outcomes(
+            run,
+            self._attack(engine, method, done),
+            total=len(self.examples.examples),
+            recipe=self.recipe.name,
+            progress=progress,
+        )
         after = self.target.fingerprint()
         run.update_manifest(target={**run.manifest["target"], "fingerprint_after": after})
         if after != self._fingerprint:
             raise RuntimeError(f"the weights of {self.target.spec} changed while it was attacked")
         fit_queries = (run.manifest.get("learned") or {}).get("queries", 0)
-        summary = _summarise(outcomes, resumed, fit_queries, wall_seconds, engine.stats)
+        summary = _summarise(outcomes, len(done), fit_queries, wall_seconds, engine.stats)
         run.write_summary(summary.as_json())
         return summary
 
@@ -466,6 +452,43 @@ def _other_budgets(recipe: Recipe) -> dict[str, int | float]:
     values = asdict(recipe.budget)
     del values["queries"]
     return {key: value for key, value in values.items() if value is not None}
+
+
+def keep_outcomes(
+    run: RunDirectory,
+    fresh: Iterable[Outcome],
+    *,
+    total: int,
+    recipe: str,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[list[Outcome], float]:
+    """Append outcomes to a run as they come.
+
+    Args:
+        run: locked; what it has already counts in ``progress``.
+        fresh: made one by one, as they are asked for.
+        total: how many the run will have.
+        recipe: what ``progress`` is told that it is about.
+        progress: called with every outcome.
+
+    Returns:
+        All outcomes of the run, and the seconds that the new ones took.
+    """
+    outcomes = run.outcomes()
+    # Kept as counts, because a pass over all outcomes after each would grow with its square.
+    statuses = Counter(outcome["status"] for outcome in outcomes)
+    queries = 0
+    start = time.perf_counter()
+    for outcome in fresh:
+        run.append(outcome)
+        outcomes.append(outcome)
+        statuses[outcome["status"]] += 1
+        queries += outcome["queries"]
+        if progress is not None:
+            rates = robustness_summary(statuses)
+            seconds = time.perf_counter() - start
+            progress(Progress(len(outcomes), total, rates, queries, seconds, recipe))
+    return outcomes, time.perf_counter() - start
 
 
 def check_same(run: RunDirectory, made: Mapping[str, Any]) -> None:

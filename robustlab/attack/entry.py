@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 from robustlab.attack.audit import audit as run_audit
 from robustlab.attack.campaign import DEFAULT_CONCURRENCY, Campaign, Progress
 from robustlab.attack.examples import DEFAULT_DATA, ExampleSource
-from robustlab.attack.recipe import Component, Recipe, Suite, load_recipe
-from robustlab.attack.suite import load_recipes, open_members, open_suite, run_suite
+from robustlab.attack.recipe import Component, Recipe
+from robustlab.attack.suite import load_recipes, opened_runs, run_campaigns
 from robustlab.errors import UserError
 from robustlab.models.load import load_target
 from robustlab.retrieval.encoder import BUILTIN, SentenceEncoder
-from robustlab.runs import RunDirectory, default_run_folder
+from robustlab.runs import default_run_folder
 
 __all__ = ["DEFAULT_DATA", "AttackResult", "attack"]
 
@@ -120,39 +119,15 @@ def attack(
         for plan in plans
     }
     folder = resume or out or default_run_folder("attack")
-    if len(campaigns) == 1:
-        ((name, campaign),) = campaigns.items()
-        if resume is None:
-            run = RunDirectory.create(folder, campaign.manifest(arguments=arguments))
-        else:
-            run = RunDirectory.open(folder)
-        runs = {name: run}
-    else:
-        run = open_suite(
-            folder,
-            campaigns,
-            named=_named_suite(suite),
-            arguments=arguments,
-            resume=resume is not None,
-        )
-        runs = open_members(run, campaigns, arguments=arguments)
-    with contextlib.ExitStack() as stack:
-        for opened in {id(run): run for run in [run, *runs.values()]}.values():
-            stack.enter_context(opened)
+    with opened_runs(
+        folder, campaigns, suite=suite, arguments=arguments, resume=resume is not None
+    ) as (run, runs):
         if not (audit and run.is_complete and "audit" not in (run.summary or {})):
-            if len(campaigns) == 1:
-                campaign.run(run, progress=progress)
-            else:
-                run_suite(run, campaigns, runs, progress=progress)
+            run_campaigns(run, campaigns, runs, progress=progress)
         if audit:
             checks = run_audit(folder, campaigns, runs)
             run.write_summary({**(run.summary or {}), "audit": checks})
     return AttackResult(folder, run.summary or {})
-
-
-def _named_suite(name: str | None) -> Suite | None:
-    found = None if name is None else load_recipe(name)
-    return found if isinstance(found, Suite) else None
 
 
 def _adjusted(

@@ -9,8 +9,9 @@ holds the run of each recipe.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ __all__ = [
     "load_recipes",
     "open_members",
     "open_suite",
+    "opened_runs",
+    "run_campaigns",
     "run_suite",
     "worst_case",
 ]
@@ -119,6 +122,62 @@ _RANKS = {"succeeded": 0, "failed": 1, "skipped": 2, "error": 3}
 def _badness(outcome: Outcome) -> tuple[int, int]:
     edits = outcome["edits"] if outcome["status"] == "succeeded" else 0
     return _RANKS[outcome["status"]], edits or 0
+
+
+@contextlib.contextmanager
+def opened_runs(
+    folder: Path,
+    campaigns: Mapping[str, Runnable],
+    *,
+    suite: str | None,
+    arguments: Mapping[str, Any],
+    resume: bool,
+) -> Iterator[tuple[RunDirectory, dict[str, RunDirectory]]]:
+    """The run in ``folder`` and that of each campaign, which is the same where there is but one.
+
+    ``suite`` is the name that the user gave, ``arguments`` are all that was asked for. The runs are
+    made, or opened to be continued, and closed in the end.
+
+    Raises:
+        UserError: as :func:`open_suite`.
+    """
+    runs: dict[str, RunDirectory]
+    if len(campaigns) == 1:
+        ((name, campaign),) = campaigns.items()
+        if resume:
+            run = RunDirectory.open(folder)
+        else:
+            run = RunDirectory.create(folder, campaign.manifest(arguments=arguments))
+        runs = {name: run}
+    else:
+        named = None if suite is None else load_recipe(suite)
+        run = open_suite(
+            folder,
+            campaigns,
+            named=named if isinstance(named, Suite) else None,
+            arguments=arguments,
+            resume=resume,
+        )
+        runs = open_members(run, campaigns, arguments=arguments)
+    with contextlib.ExitStack() as stack:
+        for each in {id(each): each for each in [run, *runs.values()]}.values():
+            stack.enter_context(each)
+        yield run, runs
+
+
+def run_campaigns(
+    run: RunDirectory,
+    campaigns: Mapping[str, Runnable],
+    runs: Mapping[str, RunDirectory],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Run one campaign, or several as a suite; the arguments as :func:`opened_runs` has them."""
+    if len(campaigns) == 1:
+        (campaign,) = campaigns.values()
+        campaign.run(run, progress=progress)
+    else:
+        run_suite(run, campaigns, runs, progress=progress)
 
 
 def open_suite(

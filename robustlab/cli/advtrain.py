@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -141,7 +142,7 @@ def advtrain(
     text_column: str | None,
     pair_column: str | None,
     label_column: str | None,
-    **rest: object,
+    **rest: Any,
 ) -> None:
     """Train a model against an adversary, at several strengths, and see what it gains and costs.
 
@@ -179,7 +180,7 @@ def advtrain(
                 out=None if resume else folder,
                 resume=resume,
                 progress=update,
-                **rest,  # type: ignore[arg-type]
+                **rest,
             )
     except KeyboardInterrupt:
         if not (folder / "manifest.json").is_file():

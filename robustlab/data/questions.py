@@ -11,7 +11,7 @@ from robustlab.data.records import Corpus, Passage, Question, content_hash
 from robustlab.data.splits import sample, select_split
 from robustlab.errors import UserError
 
-__all__ = ["QuestionSet", "check_answers", "check_gold", "load_questions"]
+__all__ = ["QuestionSet", "about_corpus", "check_answers", "check_gold", "load_questions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,21 @@ def load_questions(
         "available": len(available),
         "skipped_rows": source.skipped_rows,
         "fingerprint": _fingerprint(available),
-        "corpus": {
-            "spec": corpus_spec,
-            "name": corpus.name,
-            "passages": len(corpus.passages),
-            "skipped_rows": corpus.skipped_rows,
-            "fingerprint": corpus.fingerprint(),
-        },
+        "corpus": about_corpus(corpus, corpus_spec),
     }
     passages = {passage.id: passage for passage in corpus.passages}
     return QuestionSet(corpus, source.name, items, passages, data)
+
+
+def about_corpus(corpus: Corpus, spec: str) -> dict[str, Any]:
+    """What a manifest says of the passages that are searched; ``spec`` named them."""
+    return {
+        "spec": spec,
+        "name": corpus.name,
+        "passages": len(corpus.passages),
+        "skipped_rows": corpus.skipped_rows,
+        "fingerprint": corpus.fingerprint(),
+    }
 
 
 def check_answers(questions: Sequence[Question], name: str) -> None:

@@ -72,8 +72,9 @@ class Watch:
 
 def defended(knowledge: Knowledge) -> DefendedRag | None:
     """The defended pipeline that an adaptive adversary sees; None for all others."""
-    seen = knowledge.adaptive and isinstance(knowledge.target, DefendedRag)
-    return knowledge.target if seen else None  # type: ignore[return-value]
+    if knowledge.adaptive and isinstance(knowledge.target, DefendedRag):
+        return knowledge.target
+    return None
 
 
 def poison_read(reply: Reply) -> int:

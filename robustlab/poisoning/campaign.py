@@ -8,15 +8,20 @@ search's memory. Every question is asked without poison beside it, so that each 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from robustlab.attack.campaign import DEFAULT_CONCURRENCY, Outcome, Progress, check_same
+from robustlab.attack.campaign import (
+    DEFAULT_CONCURRENCY,
+    Outcome,
+    Progress,
+    check_same,
+    keep_outcomes,
+)
 from robustlab.attack.engine import BudgetExhaustedError, Engine, Finished, Job, Search
 from robustlab.attack.oracle import Oracle, OracleStats
 from robustlab.attack.recipe import Recipe
@@ -26,7 +31,6 @@ from robustlab.defense.certify import check_bound
 from robustlab.defense.pipeline import DefendedRag
 from robustlab.errors import UserError
 from robustlab.metrics.answers import exact_match
-from robustlab.metrics.robustness import robustness_summary
 from robustlab.models.target import Ask, Gradient, Replies, Reply, Vocabulary, WhiteBox
 from robustlab.poisoning.measures import goal_met, measure_reply, status_of, summarise
 from robustlab.poisoning.method import (
@@ -179,11 +183,7 @@ class PoisonCampaign:
         """
         check_same(run, self.manifest(arguments={}))
         run.lock()
-        outcomes = run.outcomes()
-        resumed = len(outcomes)
-        statuses = Counter(outcome["status"] for outcome in outcomes)
-        queries = 0
-        start = time.perf_counter()
+        done = run.finished_ids()
         engine = Engine(
             self._attacked,
             seed=self._seed,
@@ -193,24 +193,13 @@ class PoisonCampaign:
         )
         judge = _Judge(self._pipeline, self._undefended, self._at_top_k)
         shared = self._shared(run)
-        done = {outcome["id"] for outcome in outcomes}
-        for outcome in self._attack(engine, judge, shared, done):
-            run.append(outcome)
-            outcomes.append(outcome)
-            statuses[outcome["status"]] += 1
-            queries += outcome["queries"]
-            if progress is not None:
-                progress(
-                    Progress(
-                        len(outcomes),
-                        len(self.questions.items),
-                        robustness_summary(statuses),
-                        queries,
-                        time.perf_counter() - start,
-                        self.recipe.name,
-                    )
-                )
-        seconds = time.perf_counter() - start
+        outcomes, seconds = keep_outcomes(
+            run,
+            self._attack(engine, judge, shared, done),
+            total=len(self.questions.items),
+            recipe=self.recipe.name,
+            progress=progress,
+        )
         after = self._pipeline.fingerprint()
         run.update_manifest(target={**run.manifest["target"], "fingerprint_after": after})
         if after != self._fingerprint:
@@ -219,7 +208,7 @@ class PoisonCampaign:
         summary = {
             "examples": len(outcomes),
             **summarise(outcomes, self.recipe.threat.goal, self._pipeline.top_k),
-            **_costs(outcomes, resumed, seconds, engine.stats, judge.stats),
+            **_costs(outcomes, len(done), seconds, engine.stats, judge.stats),
             "fit_queries": (run.manifest.get("learned") or {}).get("queries", 0),
         }
         run.write_summary(summary)
@@ -265,7 +254,7 @@ class PoisonCampaign:
         }
 
     def _attack(
-        self, engine: Engine, judge: _Judge, shared: Poison | None, done: set[str]
+        self, engine: Engine, judge: _Judge, shared: Poison | None, done: Set[str]
     ) -> Iterator[Outcome]:
         items = {i.question.id: i for i in self.questions.items if i.question.id not in done}
         waiting: list[tuple[PoisonItem, Finished[_Trial]]] = []

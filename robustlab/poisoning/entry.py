@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from robustlab.attack.campaign import DEFAULT_CONCURRENCY, Campaign, Progress
 from robustlab.attack.entry import AttackResult
-from robustlab.attack.recipe import Recipe, Suite, load_recipe
-from robustlab.attack.suite import Runnable, load_recipes, open_members, open_suite, run_suite
+from robustlab.attack.recipe import Recipe
+from robustlab.attack.suite import Runnable, load_recipes, opened_runs, run_campaigns
 from robustlab.defense.load import DefenseSpec, defend
 from robustlab.errors import UserError
 from robustlab.models.load import load_target
@@ -167,30 +166,11 @@ def attack_rag(
     )
     campaigns = maker.campaigns(plans, adaptive)
     folder = resume or out or default_run_folder("attack")
-    runs: Mapping[str, RunDirectory]
-    if len(campaigns) == 1:
-        ((name, campaign),) = campaigns.items()
-        if resume is None:
-            run = RunDirectory.create(folder, campaign.manifest(arguments=arguments))
-        else:
-            run = RunDirectory.open(folder)
-        runs = {name: run}
-    else:
-        run = open_suite(
-            folder,
-            campaigns,
-            named=_named_suite(suite),
-            arguments=arguments,
-            resume=resume is not None,
-        )
-        runs = open_members(run, campaigns, arguments=arguments)
-    with contextlib.ExitStack() as stack:
-        for opened in {id(run): run for run in [run, *runs.values()]}.values():
-            stack.enter_context(opened)
-        if len(campaigns) == 1:
-            campaign.run(run, progress=progress)
-        else:
-            run_suite(run, campaigns, runs, progress=progress)
+    with opened_runs(
+        folder, campaigns, suite=suite, arguments=arguments, resume=resume is not None
+    ) as (run, runs):
+        run_campaigns(run, campaigns, runs, progress=progress)
+        if len(campaigns) > 1:
             outcomes = {name: member.outcomes() for name, member in runs.items()}
             run.write_summary(
                 {**(run.summary or {}), **summarise_worst(outcomes), **_adaptive_beside(runs)}
@@ -327,11 +307,6 @@ def _adjusted(
     if max_edits is not None:
         budget = replace(budget, max_edits=max_edits, max_edit_rate=None)
     return on_questions(replace(recipe, budget=budget), goal)
-
-
-def _named_suite(name: str | None) -> Suite | None:
-    found = None if name is None else load_recipe(name)
-    return found if isinstance(found, Suite) else None
 
 
 def _adaptive_beside(runs: Mapping[str, RunDirectory]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ pipeline has, and the examples. Both goals are decided by the pipeline as it is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -38,7 +39,7 @@ __all__ = ["FlipReply", "HideGold", "on_questions", "perturbation_set"]
 _Passages: TypeAlias = Mapping[str, Passage]
 
 
-class _OnQuestions:
+class _OnQuestions(ABC):
     """What both goals share: the texts are questions, and one Ask decides."""
 
     __slots__ = ()
@@ -66,8 +67,9 @@ class _OnQuestions:
         """There are none of a question through a whole pipeline."""
         raise TypeError("a pipeline gives no gradient of its answer to a question")
 
+    @abstractmethod
     def judge(self, reply: Reply) -> Verdict:
-        raise NotImplementedError
+        """Whether one reply meets the goal."""
 
     def _measured(self, reply: Reply) -> dict[str, Any]:
         measured = measure_reply(reply, self.asked, None, self.known, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlab.data.corpus import load_corpus
-from robustlab.data.questions import QuestionSet, check_answers, load_questions
+from robustlab.data.questions import QuestionSet, about_corpus, check_answers, load_questions
 from robustlab.data.records import Corpus, Question, content_hash
 from robustlab.data.splits import sample
 from robustlab.errors import UserError
@@ -207,13 +207,7 @@ def _own_questions(
         "available": len(every),
         "skipped_rows": 0,
         **_about(poison, records),
-        "corpus": {
-            "spec": corpus_spec,
-            "name": corpus.name,
-            "passages": len(corpus.passages),
-            "skipped_rows": corpus.skipped_rows,
-            "fingerprint": corpus.fingerprint(),
-        },
+        "corpus": about_corpus(corpus, corpus_spec),
     }
     passages = {passage.id: passage for passage in corpus.passages}
     return QuestionSet(corpus, Path(poison).stem, tuple(items), passages, data)

@@ -102,19 +102,22 @@ def overlaps(answer: str, right: Sequence[str]) -> bool:
     return not normalise(answer) or any(_overlap(answer, one) for one in right)
 
 
+_ARTICLE = re.compile(r"^(the|an?) ")
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def answer_kind(answer: str) -> str:
     """``date``, ``number``, ``name`` or ``phrase``.
 
     A date is a year from 1000 to 2099 or has a month in it; a number begins with one, in digits or
-    in words; a name begins with a capital letter.
+    in words; a name begins with a capital letter, an article before it aside.
     """
     words = _words(answer)
     if re.fullmatch(r"(in )?(1\d|20)\d\d", " ".join(words)) or _MONTHS & set(words):
         return "date"
     if _numerals(words[:1]):
         return "number"
-    return "name" if answer[:1].isupper() else "phrase"
+    return "name" if _ARTICLE.sub("", answer)[:1].isupper() else "phrase"
 
 
 def _overlap(answer: str, right: str) -> bool:

@@ -238,8 +238,8 @@ class ClassifierTask:
 
     @cached_property
     def _input_layer(self) -> Any:
-        layer: Any = self._module.get_input_embeddings()  # type: ignore[operator]
-        return layer
+        module: Any = self._module
+        return module.get_input_embeddings()
 
     def _label_tensor(self, examples: Sequence[LabelledExample]) -> torch.Tensor:
         import torch

@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ _KEEPS_GOLD = 0.5
 _SHORTEST_MISTYPED = 4
 
 
-class _ByEpoch:
+class _ByEpoch(ABC):
     """What methods share that make something for each epoch: they remember which one it is."""
 
     def __init__(self, name: str, strength: float) -> None:
@@ -63,9 +64,11 @@ class _ByEpoch:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing by itself; see the subclasses."""
+        del state
 
+    @abstractmethod
     def _prepare(self, task: Task, name: str) -> None:
-        raise NotImplementedError
+        """Make what an epoch of that name needs."""
 
 
 class ReaderPoison(_ByEpoch):

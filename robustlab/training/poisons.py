@@ -31,6 +31,7 @@ from typing import Literal, TypeAlias
 from robustlab.data.records import Passage, Question
 from robustlab.errors import UserError
 from robustlab.metrics.answers import contains_answer, normalise
+from robustlab.poisoning.wrong import answer_kind, overlaps
 
 __all__ = ["HELD_OUT", "KINDS", "Use", "poison_texts", "trained_kinds", "wrong_answers"]
 
@@ -185,9 +186,11 @@ def poison_texts(
 def wrong_answers(questions: Sequence[Question], seed: int) -> dict[str, str]:
     """A wrong answer for each question that has answers, by id: the right one of another question.
 
-    It is of the same kind where that can be told: for questions that begin alike, numbers stand
-    for numbers and names for names. No right answer stands in it, nor it in a right answer.
-    Questions for which there is none are left out.
+    It is of the same kind (:func:`~robustlab.poisoning.wrong.answer_kind`), and of a question that
+    begins alike where there is such a one; it does not stand in its question and shares nothing
+    with a right answer (:func:`~robustlab.poisoning.wrong.overlaps`). Questions for which there is
+    none are left out. Unlike :func:`~robustlab.poisoning.wrong.wrong_answer` it does not look for
+    the nearest of all answers, which would take the square of a training set's questions.
     """
     by_kind: dict[tuple[str, ...], list[str]] = {}
     for question in questions:
@@ -213,18 +216,12 @@ def wrong_answers(questions: Sequence[Question], seed: int) -> dict[str, str]:
 def _kinds_of(question: str, answer: str) -> tuple[tuple[str, ...], ...]:
     """What an answer is, from the most to the least precise."""
     first = (normalise(question).split() or [""])[0]
-    digits = any(character.isdigit() for character in answer)
-    form = "number" if digits else "name" if answer != answer.lower() else "words"
+    form = answer_kind(answer)
     return (first, form), (form,), ()
 
 
 def _is_wrong(answer: str, question: Question) -> bool:
-    if not normalise(answer) or contains_answer(question.text, (answer,)):
-        return False
-    return not any(
-        contains_answer(answer, (right,)) or contains_answer(right, (answer,))
-        for right in question.answers
-    )
+    return not (overlaps(answer, question.answers) or contains_answer(question.text, (answer,)))
 
 
 def _replaced(text: str, answers: Iterable[str], wrong: str) -> str:

@@ -457,6 +457,7 @@ class _Training:
         try:
             with safe_open(path, "pt", device="cpu") as file:
                 saved = _State(**json.loads((file.metadata() or {})["state"]))
+                # A handle of safetensors can be asked for its keys but not iterated over.
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} is no checkpoint of a training: {error}") from error
