@@ -23,7 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 READERS = ("builtin:seq2seq", "builtin:causal")
 DEFENSES = ("keyword-aggregation", "decoding-aggregation")
-RECIPES = ("poisonedrag-blackbox", "prompt-injection")
+RECIPES = (
+    "poisonedrag-blackbox",
+    "prompt-injection",
+    "prompt-injection-obfuscated",
+    "jamming",
+)
 
 
 def write_redundant(corpus: Path, folder: Path, least: int) -> int:

@@ -69,7 +69,7 @@ class TrainPlan:
     bf16: bool = False
     micro_batch: int | None = None
     patience: int | None = None
-    checkpoint_every: int = 200
+    checkpoint_every: int = 50
     tensorboard: bool = False
 
 
