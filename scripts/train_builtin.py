@@ -3,14 +3,11 @@
 
     python scripts/train_builtin.py seq2seq --data ../shared/data --work build/seq2seq
     python scripts/train_builtin.py causal --data ../shared/data --work build/causal \\
-        --warm-start build/seq2seq --rank 64 --read-steps 120 --retrieve-steps 180
-    python scripts/train_builtin.py causal --data ../shared/data --work build/causal-2 \\
-        --warm-start build/causal --rank 64 --seed 1 --read-steps 60 --retrieve-steps 240 \\
-        --adapt-steps 350
+        --warm-start build/seq2seq --rank 64 --seed 3 --read-steps 60 --retrieve-steps 180 \\
+        --adapt-steps 360 --swap 0.1 --average 0.98
     python scripts/train_builtin.py classifier --data ../shared/data --work build/classifier
 
-These commands made the files that are shipped, with what the cards note beside them; when the first
-run of the decoder-only reader was made, its copy head did not reread the prompt yet. Each run
+These commands made the files that are shipped, with what the cards note beside them. Each run
 checkpoints into ``--work`` and goes on from there when started again. At the end the parameters
 are written as fp16 safetensors with a ``.json`` card beside them, into ``--out`` (default: where
 the package ships them), so that a longer or better run replaces the files without a change of
@@ -368,7 +365,7 @@ def prepare_reader(plan: ReaderPlan, tokenizer_folder: Path, warm: Path | None) 
     )
     inject_adapter_in_model(lora, model)
     for name, parameter in model.named_parameters():
-        if name.startswith(("head.", "decoder.", "reread.")):
+        if name.startswith(("head.", "decoder.")):
             parameter.requires_grad_(True)
     if warm is not None:
         taken = torch.load(warm / "checkpoint.pt", weights_only=True)["model"]
@@ -399,7 +396,7 @@ def train_reader(args: argparse.Namespace) -> None:
     model.to(device).train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # Whole layers that start from MiniLM's weights move at half the pace of what is new.
-    whole = {name: p for name, p in trained.items() if name.startswith(("decoder.", "reread."))}
+    whole = {name: p for name, p in trained.items() if name.startswith("decoder.")}
     others = {name: p for name, p in trained.items() if name not in whole}
     fit = Fit(args, {1.0: others, 0.5: whole})
 

@@ -108,7 +108,20 @@ def test_passages_do_not_see_each_other_in_the_decoder_only_reader() -> None:
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
 
 
-def test_the_decoder_only_reader_is_causal() -> None:
+def test_the_decoder_only_reader_reads_a_passage_in_both_directions() -> None:
+    """A token's state changes with what follows it in the prompt, and not with the answer."""
+    reader = tiny("causal")
+    first = 3  # behind [CLS] question [SEP]
+
+    def state(last: int, answer: int) -> torch.Tensor:
+        ids = torch.tensor([prompt("causal", [5], [7, 8, last])])
+        return reader.answer_states(ids, torch.tensor([[answer, SEP]])).context[0, first]
+
+    assert not torch.allclose(state(9, 8), state(12, 8), atol=1e-4)
+    torch.testing.assert_close(state(9, 8), state(9, 30), rtol=1e-4, atol=1e-4)
+
+
+def test_the_answer_of_the_decoder_only_reader_is_causal() -> None:
     """A token's log-probability must not change with what follows it."""
     reader = tiny("causal")
     ids = torch.tensor([prompt("causal", [5, 6], [7, 8, 9])])

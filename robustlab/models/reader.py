@@ -15,10 +15,11 @@ segment. A passage attends to the question and to itself, not to the other passa
 positions continue from the question's length, as if it were the only one (fusion in the decoder,
 Izacard & Grave 2021, arXiv:2007.01282; parallel context windows, Ratner et al. 2023,
 arXiv:2212.10947). So a model trained on few passages reads many, and the context may be longer
-than the 512 positions of MiniLM. In the decoder-only reader every layer's mask is causal besides;
-the answer sees everything to its left. Its copy head reads the finished prompt once more, in both
-directions, before it chooses what to copy: a name at the head of a sentence is not known to be
-the answer before the sentence ends.
+than the 512 positions of MiniLM. The decoder-only reader is a prefix language model (Raffel et
+al. 2020, arXiv:1910.10683, section 3.2.1): one stack of layers, the prompt read in both directions
+as above, the answer causally behind it, seeing everything to its left. A name at the head of a
+sentence is not known to be the answer before the sentence ends, so that a prompt under a causal
+mask is a poor one to copy from.
 
 Shapes: B batch, S context tokens, T answer tokens, W width, V vocabulary.
 """
@@ -403,11 +404,10 @@ class Seq2SeqReader(nn.Module):
 
 
 class CausalReader(nn.Module):
-    """Decoder-only reader: MiniLM layers under a causal mask, one sequence, tied embeddings.
+    """Decoder-only reader: one stack of MiniLM layers over one sequence, tied embeddings.
 
-    ``reread`` is a layer of the copy head, not of the decoder: it sees the prompt's last states,
-    never the answer's, so that keys and values of the prompt stay what they are when an answer
-    is appended.
+    The prompt never sees the answer, so that its keys and values stay what they are when an
+    answer is appended.
     """
 
     def __init__(self, config: ReaderConfig) -> None:
@@ -415,24 +415,14 @@ class CausalReader(nn.Module):
         self.config = config
         self.embedding = TokenEmbedding(config)
         self.encoder = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.reread = Layer(config)
         self.head = CopyHead(config)
 
-    def _context(self, states: Tensor, layout: Layout) -> Tensor:
-        """What the copy head chooses from: the prompt's states (B, S, W), read once more."""
-        cache = self.reread.attention.keys_values(states)
-        return self.reread.feed_forward(self.reread.attention(states, cache, _block_mask(layout)))
-
     def _mask(self, layout: Layout) -> Tensor:
-        segments = layout.segments
-        mask = segments.unsqueeze(2) == segments.unsqueeze(1)
-        mask = mask | (segments == 0).unsqueeze(1) | layout.tail.unsqueeze(2)
-        mask = mask & layout.real.unsqueeze(1)
-        causal = _causal(segments.shape[1], segments.device)
-        # A padding row sees only padding; letting it see itself keeps its softmax finite.
-        return (mask & causal) | torch.eye(
-            segments.shape[1], dtype=torch.bool, device=segments.device
-        )
+        """(B, S, S): the prompt as an encoder would read it, the answer's side causal behind it."""
+        tail = layout.tail
+        prompt = _block_mask(layout) & ~tail.unsqueeze(1)
+        answer = _causal(tail.shape[1], tail.device) & layout.real.unsqueeze(1)
+        return torch.where(tail.unsqueeze(2), answer, prompt)
 
     def join(self, ids: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts with their answers, (B, S + T), and the place of each answer token, (B, T).
@@ -459,9 +449,9 @@ class CausalReader(nn.Module):
             states = layer.feed_forward(states)
         before = place - 1
         here = states.gather(1, before.unsqueeze(2).expand(-1, -1, states.shape[2]))
-        context_layout = read_layout(ids, self.config)
-        context = self._context(states[:, : ids.shape[1]], context_layout)
-        return AnswerStates(here, total.gather(1, before), context, context_layout.copyable)
+        context = states[:, : ids.shape[1]]
+        copyable = read_layout(ids, self.config).copyable
+        return AnswerStates(here, total.gather(1, before), context, copyable)
 
     def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
         """Log-probability (B, T) of the answer's tokens after the prompt; padding is zero.
@@ -487,7 +477,7 @@ class CausalReader(nn.Module):
             cache = layer.attention.keys_values(states)
             caches.append(cache)
             states = layer.feed_forward(layer.attention(states, cache, mask))
-        context = self._context(states, layout)
+        context = states
         end = layout.real.sum(1, keepdim=True) - 1
         here = states.gather(1, end.unsqueeze(2).expand(-1, -1, states.shape[2]))
         place = layout.positions.gather(1, end)
@@ -598,8 +588,6 @@ def from_minilm(config: ReaderConfig, bert: Mapping[str, Tensor], seed: int) -> 
     if isinstance(reader, Seq2SeqReader):
         for number, source in enumerate(config.decoder_init):
             state |= _layer_state(bert, source, f"decoder.{number}", cross=True)
-    else:
-        state |= _layer_state(bert, config.num_hidden_layers - 1, "reread", cross=False)
     head = {f"head.{name}": value for name, value in reader.head.state_dict().items()}
     reader.load_state_dict(state | head)
     return reader

@@ -66,7 +66,7 @@ class ReaderBackend:
 
     @property
     def read_prefix(self) -> ReadPrefix | None:
-        """None: both readers read a prompt in both directions before they copy from it."""
+        """None: both readers read a prompt in both directions."""
         return None
 
     def encode_prompts(
