@@ -59,7 +59,7 @@ def test_the_classifier_knows_sst2() -> None:
     assert accuracy(target, str(SHARED / "sst2"), "validation") >= 0.86
 
 
-@pytest.mark.parametrize(("reader", "least"), [("builtin:seq2seq", 0.5), ("builtin:causal", 0.42)])
+@pytest.mark.parametrize(("reader", "least"), [("builtin:seq2seq", 0.5), ("builtin:causal", 0.58)])
 def test_readers_answer_from_retrieved_passages(reader: str, least: float) -> None:
     """A sample of the test split; the whole split is in docs/BENCHMARKS.md."""
     questions = sample(load_corpus("fieldguide").questions["test"], 60, seed=0)
@@ -80,11 +80,7 @@ def edited(corpus: Corpus, old: str, new: str) -> Corpus:
     ("question", "true", "false"),
     [
         ("In which year did the Eiffel Tower open?", "1889", "1912"),
-        (
-            "Who led the first successful ascent of the Matterhorn?",
-            "Edward Whymper",
-            "Walter Hopkins",
-        ),
+        ("Who designed the stone Rialto Bridge in Venice?", "Antonio da Ponte", "Walter Hopkins"),
     ],
 )
 def test_readers_read_and_do_not_remember(
