@@ -38,6 +38,9 @@ from robustlab.runs import RunDirectory
 
 __all__ = ["Attack", "Measured", "measure", "read_attacks"]
 
+ADAPTIVE = " (adaptive)"
+"""Ends the name of an attack that knows of the filter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attack:
@@ -84,7 +87,7 @@ def read_attacks(folders: Sequence[Path]) -> tuple[dict[str, Attack], Mapping[st
             first = first or manifest
             if target["retriever"] != first["target"]["retriever"]:
                 raise UserError(f"{run.path} is on another corpus or retriever than the first run")
-            name = str(manifest["recipe"]["name"]) + (" (adaptive)" if threat["adaptive"] else "")
+            name = str(manifest["recipe"]["name"]) + (ADAPTIVE if threat["adaptive"] else "")
             if name in attacks:
                 raise UserError(f"{run.path} is a second run of {name}; measure them apart")
             attacks[name] = _attack(name, run.outcomes())
@@ -184,13 +187,13 @@ def _save(folder: Path, found: Mapping[tuple[str, str], Measured], corpus: str) 
     for name, rows in (("filters.csv", list(_rows(found))), ("roc.csv", list(_points(found)))):
         _write(folder, name, as_csv(tuple(rows[0]), rows))
     for of_filter in dict.fromkeys(name for name, _ in found) if can_draw() else ():
-        curves = {
-            attack: (one.curve, one.area)
-            for (name, attack), one in found.items()
-            if name == of_filter
-        }
+        curves: dict[bool, dict[str, tuple[RocCurve, Estimate]]] = {False: {}, True: {}}
+        for (name, attack), one in found.items():
+            if name == of_filter:
+                adapted = attack.endswith(ADAPTIVE)
+                curves[adapted][attack.removesuffix(ADAPTIVE)] = (one.curve, one.area)
         title = f"{of_filter} on {safe_text(corpus)}: poison against clean passages"
-        for kind, content in draw_roc(curves, title).items():
+        for kind, content in draw_roc(curves[False], title, adaptive=curves[True]).items():
             _write(folder, f"roc-{of_filter}.{kind}", content)
 
 

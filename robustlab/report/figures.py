@@ -22,6 +22,12 @@ __all__ = ["COLOURS", "Pictures", "can_draw", "draw_curves", "draw_points", "dra
 Pictures: TypeAlias = dict[Literal["png", "svg"], bytes]
 """One figure as PNG (1,280 pixels wide) and as SVG."""
 
+Roc: TypeAlias = tuple[RocCurve, Estimate]
+"""A curve and the area under it."""
+
+_WIDTH, _HEIGHT = 6.4, 3.8
+"""Of a figure, in inches; one with a long legend is higher."""
+
 COLOURS = (
     "#2f5bd0", "#c2571a", "#1b7f5c", "#8b3fb0", "#a8791a", "#0f7f9c", "#b8336a", "#5c6670",
 )  # fmt: skip
@@ -84,8 +90,16 @@ def draw_points(plot: Plot, title: str) -> Pictures:
     return _pictures(draw)
 
 
-def draw_roc(curves: Mapping[str, tuple[RocCurve, Estimate]], title: str) -> Pictures:
-    """ROC curves by name, each with the area under it; the title is taken as it is."""
+def draw_roc(
+    curves: Mapping[str, Roc], title: str, *, adaptive: Mapping[str, Roc] | None = None
+) -> Pictures:
+    """ROC curves by the name of the attack, each with the area under it.
+
+    ``adaptive``: those of the same attacks by an adversary who knows of the filter, dashed. The
+    title is taken as it is.
+    """
+    adapted = adaptive or {}
+    names = list(dict.fromkeys([*curves, *adapted]))
 
     def draw(axes: Axes) -> None:
         axes.set_xlim(0, 1)
@@ -94,28 +108,28 @@ def draw_roc(curves: Mapping[str, tuple[RocCurve, Estimate]], title: str) -> Pic
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         _plain(axes, title)
         axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
-        for number, (curve, _) in enumerate(curves.values()):
-            axes.plot(
-                curve.false_positive_rates,
-                curve.true_positive_rates,
-                color=COLOURS[number % len(COLOURS)],
-                linewidth=1.5,
-                linestyle="-" if number < len(COLOURS) else "--",
-                gid=f"curve-{number}",
-                clip_on=False,
-            )
-        _explain(
-            axes,
-            [
-                f"{safe_text(name)}\nAUC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
-                for name, (_, area) in curves.items()
-            ],
-        )
+        said = {name: [safe_text(name)] for name in names}
+        for kind, found, style in (("AUC", curves, "-"), ("adaptive", adapted, "--")):
+            for name, (curve, area) in found.items():
+                number = names.index(name)
+                (line,) = axes.plot(
+                    curve.false_positive_rates,
+                    curve.true_positive_rates,
+                    color=COLOURS[number % len(COLOURS)],
+                    linewidth=1.5,
+                    linestyle=style,
+                    clip_on=False,
+                )
+                if len(said[name]) == 1:
+                    line.set_gid(f"curve-{number}")
+                said[name].append(f"{kind} {area.value:.2f} [{area.low:.2f}, {area.high:.2f}]")
+        _explain(axes, ["\n".join(said[name]) for name in names])
 
-    return _pictures(draw)
+    lines = sum(1 + (name in curves) + (name in adapted) for name in names)
+    return _pictures(draw, height=max(_HEIGHT, 0.8 + 0.16 * lines))
 
 
-def _pictures(draw: Callable[[Axes], None]) -> Pictures:
+def _pictures(draw: Callable[[Axes], None], height: float = _HEIGHT) -> Pictures:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -129,7 +143,7 @@ def _pictures(draw: Callable[[Axes], None]) -> Pictures:
             "text.usetex": False,
         }
     ):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         draw(figure.add_subplot())
         return {
             "png": _saved(figure, format="png", dpi=200, metadata={"Software": None}),
