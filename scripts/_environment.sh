@@ -25,8 +25,6 @@ else
     echo "== making .venv with $("$python" --version), pinned by constraints.txt (some minutes)" >&2
     rm -rf .venv
     "$python" -m venv .venv || exit 1
-    # The resolver of pip 23.0, which Debian 12 has, tries combinations without end.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=23.1' || exit 1
     # torch first: with it in place no other package's range can pull in another build.
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --constraint constraints.txt torch || exit 1
