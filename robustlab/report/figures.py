@@ -109,7 +109,7 @@ def draw_roc(
         _plain(axes, title)
         axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
         said = {name: [safe_text(name)] for name in names}
-        for kind, found, style in (("AUC", curves, "-"), ("adaptive", adapted, "--")):
+        for kind, found, style in (("AUC", curves, "-"), ("adaptive, dashed:", adapted, "--")):
             for name, (curve, area) in found.items():
                 number = names.index(name)
                 (line,) = axes.plot(
