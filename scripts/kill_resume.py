@@ -78,7 +78,7 @@ def experiment(
     attack = [*command, "attack", *arguments]
     peace = folder / "peace"
     start = time.monotonic()
-    _finish([*attack, "--out", str(peace)])
+    finish([*attack, "--out", str(peace)])
     expected = read_outcomes(peace)
     longest_delay = (time.monotonic() - start) / max(1, len(expected))
     # The last outcome is left out: behind it there is next to nothing left to kill.
@@ -89,14 +89,14 @@ def experiment(
         place = folder / f"killed-{number}"
         for moment in moments[len(done) :]:
             begin = subprocess.Popen(
-                _continue(attack, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                continued(attack, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             if not _kill_at(begin, place, moment, dice.uniform(0, longest_delay)):
                 break
             outcomes, torn = _on_disk(place)
             done.append(Kill(number, outcomes, torn))
         if not _complete(place):
-            _finish(_continue(attack, place))
+            finish(continued(attack, place))
         differences += [
             f"killed-{number}: {line}" for line in compare(expected, read_outcomes(place))
         ]
@@ -131,14 +131,15 @@ def compare(expected: Outcomes, found: Outcomes) -> Iterator[str]:
                     yield f"{name} {field}: {before.get(field)!r} became {after.get(field)!r}"
 
 
-def _continue(attack: Sequence[str], place: Path) -> list[str]:
+def continued(command: Sequence[str], place: Path) -> list[str]:
     """The command that continues a run, or begins it if it was killed before there was one."""
     begun = (place / "manifest.json").is_file()
     # The run knows its own options; --json and the like may be given again.
-    return [attack[0], *attack[1:], "--resume" if begun else "--out", str(place)]
+    return [*command, "--resume" if begun else "--out", str(place)]
 
 
-def _finish(command: Sequence[str]) -> None:
+def finish(command: Sequence[str]) -> None:
+    """Run a command to its end; :class:`RuntimeError` with what it said if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
@@ -170,20 +171,25 @@ def _on_disk(place: Path) -> tuple[int, bool]:
     return sum(content.count(b"\n") for content in contents), torn
 
 
-def main() -> None:
-    """Run the experiment and print its table."""
+def read_options(doc: str, *, kills: int) -> tuple[argparse.Namespace, list[str]]:
+    """The script's own options, and what stands behind ``--``; ``kills``: how many by default."""
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
+        description=doc.partition("\n")[0],
         usage="%(prog)s [--kills N] [--seed N] [--folder DIR] [-- OPTION ...]",
     )
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="where the runs are left; must not hold any")
     own, arguments = sys.argv[1:], []
     if "--" in own:
         cut = own.index("--")
         own, arguments = own[:cut], own[cut + 1 :]
-    options = parser.parse_args(own)
+    return parser.parse_args(own), arguments
+
+
+def main() -> None:
+    """Run the experiment and print its table."""
+    options, arguments = read_options(__doc__ or "", kills=10)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
         try:

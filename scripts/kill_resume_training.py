@@ -14,7 +14,6 @@ and with 2 if the training itself fails.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -26,7 +25,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ADVTRAIN = (sys.executable, "-m", "robustlab", "advtrain")
+from kill_resume import ROBUSTLAB, continued, finish, read_options
+
+ADVTRAIN = (*ROBUSTLAB, "advtrain")
 
 UNEQUAL = ("seconds", "bytes", "wall", "per_second")
 """A number whose name holds one of these is of the machine, not of the result."""
@@ -59,13 +60,13 @@ def experiment(
     train = [*command, *arguments]
     peace, place = folder / "peace", folder / "killed"
     start = time.monotonic()
-    _finish([*train, "--out", str(peace)])
+    finish([*train, "--out", str(peace)])
     whole = time.monotonic() - start
     found: list[str] = []
     while len(found) < kills and not (place / "summary.json").is_file():
         # Work that was done stays done, so that shorter times reach as far as the whole run.
         process = subprocess.Popen(
-            _continue(train, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            continued(train, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             process.wait(dice.uniform(0.1, 0.6) * whole)
@@ -74,7 +75,7 @@ def experiment(
             process.wait()
             found.append(_on_disk(place))
     if not (place / "summary.json").is_file():
-        _finish(_continue(train, place))
+        finish(continued(train, place))
     return found, list(differences(peace, place))
 
 
@@ -110,18 +111,6 @@ def _weights(run: Path) -> dict[str, str]:
     }
 
 
-def _continue(train: Sequence[str], place: Path) -> list[str]:
-    """The command that continues a run, or begins it if it was killed before there was one."""
-    begun = (place / "manifest.json").is_file()
-    return [*train, "--resume" if begun else "--out", str(place)]
-
-
-def _finish(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
-
-
 def _on_disk(place: Path) -> str:
     """What a kill left of a run."""
     models = sorted(place.glob("models/*"))
@@ -132,18 +121,7 @@ def _on_disk(place: Path) -> str:
 
 def main() -> None:
     """Run the experiment and print what came of it."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        usage="%(prog)s [--kills N] [--seed N] [--folder DIR] [-- OPTION ...]",
-    )
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where the runs are left; must not hold any")
-    own, arguments = sys.argv[1:], []
-    if "--" in own:
-        cut = own.index("--")
-        own, arguments = own[:cut], own[cut + 1 :]
-    options = parser.parse_args(own)
+    options, arguments = read_options(__doc__ or "", kills=5)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
         try:

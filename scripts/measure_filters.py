@@ -31,7 +31,7 @@ from robustlab.errors import UserError
 from robustlab.metrics import Estimate, RocCurve, auc, clustered_rate, rate, roc_curve
 from robustlab.poisoning.entry import DEFAULT_CORPUS
 from robustlab.rag import load_rag
-from robustlab.report.figures import can_draw, draw_roc
+from robustlab.report.figures import Roc, can_draw, draw_roc
 from robustlab.report.tables import as_csv
 from robustlab.report.terminal import make_console, safe_text
 from robustlab.runs import RunDirectory
@@ -187,7 +187,7 @@ def _save(folder: Path, found: Mapping[tuple[str, str], Measured], corpus: str) 
     for name, rows in (("filters.csv", list(_rows(found))), ("roc.csv", list(_points(found)))):
         _write(folder, name, as_csv(tuple(rows[0]), rows))
     for of_filter in dict.fromkeys(name for name, _ in found) if can_draw() else ():
-        curves: dict[bool, dict[str, tuple[RocCurve, Estimate]]] = {False: {}, True: {}}
+        curves: dict[bool, dict[str, Roc]] = {False: {}, True: {}}
         for (name, attack), one in found.items():
             if name == of_filter:
                 adapted = attack.endswith(ADAPTIVE)

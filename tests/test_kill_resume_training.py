@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from script_loader import load_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "kill_resume_training.py"
-
-
-def load_script() -> ModuleType:
-    """The script as a module: scripts/ is no package."""
-    spec = importlib.util.spec_from_file_location("kill_resume_training", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("kill_resume_training")
 
 # Takes the place of ``robustlab advtrain``: three models, each of which takes a while.
 PROGRAM = """

@@ -1,34 +1,18 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from report_runs import make_run
+from script_loader import load_script
 
 from robustlab.data.records import Corpus, Passage
 from robustlab.errors import UserError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "measure_filters.py"
-
-
-def load_script() -> ModuleType:
-    """The script as a module: scripts/ is no package."""
-    spec = importlib.util.spec_from_file_location("measure_filters", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-measure_filters = load_script()
+measure_filters = load_script("measure_filters")
 
 CORPUS = Corpus("yard", (Passage("p1", "Owl", "hoots"), Passage("p2", "", "hen"),
                          Passage("p3", "", "never found")), {})  # fmt: skip

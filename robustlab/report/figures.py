@@ -17,7 +17,7 @@ from robustlab.report.terminal import safe_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "Pictures", "can_draw", "draw_curves", "draw_points", "draw_roc"]
+__all__ = ["COLOURS", "Pictures", "Roc", "can_draw", "draw_curves", "draw_points", "draw_roc"]
 
 Pictures: TypeAlias = dict[Literal["png", "svg"], bytes]
 """One figure as PNG (1,280 pixels wide) and as SVG."""

@@ -30,6 +30,7 @@ __all__ = [
     "Consistency",
     "Continuous",
     "Freelb",
+    "Memoryless",
     "Pgd",
     "Plain",
     "ascend",
@@ -133,7 +134,7 @@ def divergence(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     )
 
 
-class _Memoryless:
+class Memoryless:
     """What methods without memory from epoch to epoch have in common."""
 
     def begin_epoch(self, task: Task, *, seed: int, epoch: int) -> None:
@@ -148,7 +149,7 @@ class _Memoryless:
 
 
 @dataclass(frozen=True)
-class Plain(_Memoryless):
+class Plain(Memoryless):
     """Plain fine-tuning, the control."""
 
     name: str = "none"
@@ -162,7 +163,7 @@ class Plain(_Memoryless):
 
 
 @dataclass(frozen=True)
-class Pgd(_Memoryless):
+class Pgd(Memoryless):
     """Training on the loss at the worst shift that K steps find (Madry et al. 2018)."""
 
     strength: float
@@ -186,7 +187,7 @@ class Pgd(_Memoryless):
 
 
 @dataclass(frozen=True)
-class Freelb(_Memoryless):
+class Freelb(Memoryless):
     """Training on the mean of the losses along the ascent (Zhu et al. 2020).
 
     Each pass gives the shift's gradient and the weights' at once, so that K steps of ascent cost
@@ -217,7 +218,7 @@ class Freelb(_Memoryless):
 
 
 @dataclass(frozen=True)
-class Consistency(_Memoryless):
+class Consistency(Memoryless):
     """The clean loss plus λ times the divergence that a shift within a radius can cause.
 
     ``trades``: KL(clean ‖ shifted), Zhang et al. 2019; ``smart``: the symmetric KL, Jiang et al.
@@ -255,7 +256,7 @@ class Consistency(_Memoryless):
 
 
 @dataclass(frozen=True)
-class Continuous(_Memoryless):
+class Continuous(Memoryless):
     """Continuous adversarial training of generators (Xhonneux et al. 2024).
 
     Every prompt token has a ball of its own, the ascent follows the sign of the gradient, and the

@@ -9,7 +9,6 @@ References:
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from robustlab.data.records import Passage
 from robustlab.errors import UserError
 from robustlab.metrics.answers import contains_answer
 from robustlab.models.target import Direction, Gradient, Gradients
-from robustlab.training.embedding import divergence
+from robustlab.training.embedding import Memoryless, divergence
 from robustlab.training.inner import Backward, Update
 from robustlab.training.poisons import HELD_OUT, poison_texts, trained_kinds, wrong_answers
 from robustlab.training.tasks import Batch, Task
@@ -45,33 +44,7 @@ _KEEPS_GOLD = 0.5
 _SHORTEST_MISTYPED = 4
 
 
-class _ByEpoch(ABC):
-    """What methods share that make something for each epoch: they remember which one it is."""
-
-    def __init__(self, name: str, strength: float) -> None:
-        self.name = name
-        self.strength = strength
-        self._epoch: tuple[int, int] | None = None
-
-    def begin_epoch(self, task: Task, *, seed: int, epoch: int) -> None:
-        """Make what this epoch needs."""
-        self._epoch = (seed, epoch)
-        self._prepare(task, f"{seed}:{epoch}")
-
-    def state(self) -> Mapping[str, Any]:
-        """Nothing by itself; see the subclasses."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing by itself; see the subclasses."""
-        del state
-
-    @abstractmethod
-    def _prepare(self, task: Task, name: str) -> None:
-        """Make what an epoch of that name needs."""
-
-
-class ReaderPoison(_ByEpoch):
+class ReaderPoison:
     """Contexts with poison beside the gold passage or instead of it.
 
     ``strength`` is the share of the contexts that are poisoned, drawn anew each epoch. Each gets
@@ -81,7 +54,8 @@ class ReaderPoison(_ByEpoch):
     """
 
     def __init__(self, strength: float, held_out: str | None = HELD_OUT) -> None:
-        super().__init__("poison", strength)
+        self.name = "poison"
+        self.strength = strength
         self._kinds = trained_kinds(held_out)
         self._encoded: dict[int, Encoded] = {}
 
@@ -104,7 +78,8 @@ class ReaderPoison(_ByEpoch):
 
         self._encoded = {int(row): Encoded(*pair) for row, pair in state.items()}
 
-    def _prepare(self, task: Task, name: str) -> None:
+    def begin_epoch(self, task: Task, *, seed: int, epoch: int) -> None:
+        """Write this epoch's poison."""
         from robustlab.training.readers import NO_ANSWER
 
         reader = _reader(task)
@@ -113,7 +88,7 @@ class ReaderPoison(_ByEpoch):
         contexts: list[list[Passage]] = []
         answers: list[str] = []
         for row, reading in enumerate(reader.readings):
-            dice = random.Random(f"poison:{name}:{reading.question.id}")
+            dice = random.Random(f"poison:{seed}:{epoch}:{reading.question.id}")
             aim = wrong.get(reading.question.id)
             if dice.random() >= self.strength or aim is None:
                 continue
@@ -151,7 +126,7 @@ def _answer(reading: Any) -> str:
     return next((answer for answer in answers if contains_answer(text, (answer,))), answers[0])
 
 
-class Typos(_ByEpoch):
+class Typos(Memoryless):
     """Typo-augmented questions with self-teaching (Zhuang & Zuccon 2022).
 
     The loss is that of the clean questions plus ``strength`` times what mistyped ones add: their
@@ -160,7 +135,8 @@ class Typos(_ByEpoch):
     """
 
     def __init__(self, strength: float, words: float = 0.4) -> None:
-        super().__init__("typo", strength)
+        self.name = "typo"
+        self.strength = strength
         self._words = words
 
     def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
@@ -173,11 +149,8 @@ class Typos(_ByEpoch):
         backward(loss)
         return Update(loss.detach(), 2, 2)
 
-    def _prepare(self, task: Task, name: str) -> None:
-        """Typos are drawn by the update."""
 
-
-class RetrieverPoison(_ByEpoch):
+class RetrieverPoison:
     """Adversarial passages as further negatives.
 
     ``strength`` is the share of the questions that bring one, drawn anew each epoch; all questions
@@ -187,7 +160,8 @@ class RetrieverPoison(_ByEpoch):
     """
 
     def __init__(self, strength: float, held_out: str | None = HELD_OUT, flips: int = 12) -> None:
-        super().__init__("poison", strength)
+        self.name = "poison"
+        self.strength = strength
         self._kinds = trained_kinds(held_out)
         self._flips = flips
         self._texts: dict[int, str] = {}
@@ -207,14 +181,15 @@ class RetrieverPoison(_ByEpoch):
         """Take them up again."""
         self._texts = {int(row): str(text) for row, text in state.items()}
 
-    def _prepare(self, task: Task, name: str) -> None:
+    def begin_epoch(self, task: Task, *, seed: int, epoch: int) -> None:
+        """Write this epoch's adversarial passages."""
         retriever = _retriever(task)
         pairs = retriever.pairs
         wrong = wrong_answers([pair.question for pair in pairs], 0)
         self._texts = {}
         flipped: list[int] = []
         for row, pair in enumerate(pairs):
-            dice = random.Random(f"poison:{name}:{pair.question.id}")
+            dice = random.Random(f"poison:{seed}:{epoch}:{pair.question.id}")
             if dice.random() >= self.strength:
                 continue
             aim = wrong.get(pair.question.id)
@@ -233,7 +208,9 @@ class RetrieverPoison(_ByEpoch):
         if flipped:
             encoder: SentenceEncoder = retriever.target()
             wanted = encoder.encode([pairs[row].question.text for row in flipped], role="query")
-            texts = flipped_passages(encoder, wanted, words=20, flips=self._flips, seed=name)
+            texts = flipped_passages(
+                encoder, wanted, words=20, flips=self._flips, seed=f"{seed}:{epoch}"
+            )
             self._texts |= dict(zip(flipped, texts, strict=True))
 
 

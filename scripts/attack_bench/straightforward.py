@@ -77,7 +77,8 @@ class Straightforward:
             current = self._scores(questions @ self._embed(self._ids).T, to_gold)
             tried = self._ids.repeat(len(tokens), 1)
             tried[:, place] = tokens
-            rows = [tried] if self._kept is not None else list(tried.split(1))  # type: ignore[no-untyped-call]
+            apart = [tried[i : i + 1] for i in range(len(tried))]
+            rows = apart if self._kept is None else [tried]
             scores = torch.cat(
                 [self._scores(questions @ self._embed(row).T, to_gold) for row in rows], dim=1
             )
