@@ -11,7 +11,7 @@ import pytest
 from robustlab.errors import UserError
 from robustlab.report.tradeoff import draw_tradeoff, tradeoff_page, tradeoff_table
 from robustlab.training.families import Judged
-from robustlab.training.tradeoff import Model, curve, curve_csv, points_of, without
+from robustlab.training.tradeoff import Model, curve, curve_csv, points_of
 
 COST = {"updates": 10, "seconds": 4.0, "forwards": 30, "backwards": 30, "peak_bytes": 2**30}
 
@@ -91,24 +91,6 @@ def test_a_point_that_another_beats_in_both_is_not_on_the_front() -> None:
 def test_models_judged_on_other_examples_cannot_share_a_curve() -> None:
     with pytest.raises(UserError, match="different examples"):
         points_of([CONTROL, model("freelb", 1.0, "11", "11")])
-
-
-def test_the_training_attack_has_no_part_in_robust_accuracy() -> None:
-    judged = Judged(
-        clean={"a": True, "b": True, "c": True},
-        robust={"a": False, "b": False, "c": False},
-        attacks={
-            "hotflip": {"a": False, "b": True, "c": True},
-            "genetic": {"a": True, "b": False, "c": True},
-            "pgd": {"a": False, "b": False, "c": False},
-        },
-        embedded=("pgd",),
-    )
-    left = without(judged, {"hotflip"})
-    assert left.robust == {"a": True, "b": False, "c": True}
-    assert without(judged, {"freelb"}) is judged
-    with pytest.raises(UserError, match="trained against"):
-        without(judged, {"hotflip", "genetic"})
 
 
 def test_the_sentence_says_what_was_gained_and_lost() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def attack(
     suite: str | None = None,
     split: str | None = None,
     limit: int | None = None,
+    only: Collection[str] | None = None,
     wanted: str | None = None,
     query_budget: int | None = None,
     max_edits: int | None = None,
@@ -69,6 +70,7 @@ def attack(
         suite: a recipe file that lists others; its recipes come before ``recipe``.
         split: of the data; the default is ``test``, else ``validation``.
         limit: only the first so many examples after a shuffle by ``seed``.
+        only: ids; of the examples chosen, only these are attacked.
         wanted: the class or the output to be forced, instead of the recipe's.
         query_budget: the most queries for one example, instead of the recipe's.
         max_edits: the most words that may differ from the original, instead of the recipe's.
@@ -118,6 +120,8 @@ def attack(
         )
         for plan in plans
     }
+    if only is not None:
+        campaigns = {name: _among(campaign, only) for name, campaign in campaigns.items()}
     folder = resume or out or default_run_folder("attack")
     with opened_runs(
         folder, campaigns, suite=suite, arguments=arguments, resume=resume is not None
@@ -128,6 +132,12 @@ def attack(
             checks = run_audit(folder, campaigns, runs)
             run.write_summary({**(run.summary or {}), "audit": checks})
     return AttackResult(folder, run.summary or {})
+
+
+def _among(campaign: Campaign, ids: Collection[str]) -> Campaign:
+    """The campaign on those of its examples alone whose ids are named."""
+    every = campaign.examples.examples
+    return campaign.variant(examples=[example for example in every if example.id in ids])
 
 
 def _adjusted(

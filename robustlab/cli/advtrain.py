@@ -52,7 +52,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="N",
     type=_POSITIVE,
     default=None,
-    show_default="all",
+    show_default="all; 256 where neither --data nor --method is given",
     help="Most training examples.",
 )
 @click.option(
@@ -60,7 +60,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="N",
     type=_POSITIVE,
     default=None,
-    show_default="all; 40 without any option",
+    show_default="all; 30 where neither --data nor --method is given",
     help="Most examples that the models are attacked on.",
 )
 @click.option(

@@ -178,7 +178,10 @@ img { max-width: 100%; height: auto; }
 {% if picture %}<img alt="Clean accuracy against robust accuracy, one point per strength"
  src="data:image/png;base64,{{ picture }}">{% endif %}
 <p class="soft">Judged by {{ curve.attacks.suite }} ({{ curve.attacks.members | join(", ") }}), run
-afresh against each model; trained by {{ curve.trained_by }}. Intervals are 95 %.
+afresh against each model{{ ", each attack on what those before it left standing"
+if curve.attacks.in_turn }}; trained by {{ curve.trained_by }}. Intervals are 95 %.
+{% if curve.left_out %}{{ curve.left_out | join(", ") }} has no part in the verdict, because the
+models were trained against it.{% endif %}
 {% if curve.not_text %}{{ curve.not_text | join(", ") }} perturbs embeddings, which no text
 realises, and is in no worst case.{% endif %}</p>
 <table>

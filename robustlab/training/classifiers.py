@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from robustlab.training.tasks import Batch, bucketed, shifted
 if TYPE_CHECKING:
     import torch
 
+    from robustlab.attack.recipe import Recipe
     from robustlab.models.classifier import ClassifierTarget
     from robustlab.models.target import Target, TextInput
 
@@ -379,7 +380,14 @@ def _columns(columns: Mapping[str, str]) -> dict[str, Any]:
 
 
 class SuiteJudge:
-    """Attacks every classifier afresh with the same suite of recipes on the same examples."""
+    """Attacks every classifier afresh with the same suite of recipes on the same examples.
+
+    The recipes take turns, and each attacks only what those before it left standing, as AutoAttack
+    does (Croce & Hein 2020, arXiv:2003.01690): robust accuracy under the suite is the same as if
+    all had attacked everything, at a fraction of the queries. What a recipe does by itself,
+    ``robustlab attack`` says. Recipes that the model was trained against come last, where they have
+    no part in the verdict of the others; those that no text realises attack everything.
+    """
 
     def __init__(self, plan: JudgePlan) -> None:
         from robustlab.attack.suite import load_recipes
@@ -387,6 +395,13 @@ class SuiteJudge:
         self._plan = plan
         self._suite = plan.suite or "standard"
         self._recipes = load_recipes([self._suite])
+        self._embedded = tuple(r.name for r in self._recipes if r.search.kind == "pgd")
+        if set(self.attacks) <= {*self._embedded, *plan.trained_against}:
+            found = ", ".join(sorted(plan.trained_against & set(self.attacks)))
+            raise UserError(
+                f"{self._suite} has no attack on text but what the models are trained against"
+                f"{f' ({found})' if found else ''}: choose another --suite"
+            )
 
     @property
     def name(self) -> str:
@@ -399,57 +414,71 @@ class SuiteJudge:
         return tuple(recipe.name for recipe in self._recipes)
 
     def judge(self, spec: str, folder: Path) -> Judged:
-        """Attack a model with the whole suite; an interrupted run in ``folder`` goes on."""
+        """Attack a model with the whole suite; interrupted runs in ``folder`` go on."""
+        against = self._plan.trained_against
+        texts = [recipe for recipe in self._recipes if recipe.name not in self._embedded]
+        texts.sort(key=lambda recipe: recipe.name in against)
+        clean: dict[str, bool] = {}
+        standing: dict[str, bool] = {}
+        robust: dict[str, bool] = {}
+        attacks: dict[str, Mapping[str, bool]] = {}
+        for recipe in texts:
+            left = {key for key, stands in standing.items() if stands}
+            if left or not standing:
+                for outcome in self._outcomes(recipe, spec, folder, left if standing else None):
+                    key, status = outcome["id"], outcome["status"]
+                    standing[key] = status in ("failed", "error")
+                    if status != "error":
+                        clean[key] = status != "skipped"
+            attacks[recipe.name] = dict(standing)
+            if recipe.name not in against:
+                robust = dict(standing)
+        for recipe in self._recipes:
+            if recipe.name in self._embedded:
+                outcomes = self._outcomes(recipe, spec, folder, None)
+                attacks[recipe.name] = {o["id"]: o["status"] == "failed" for o in outcomes}
+        # An example that no attack on text could read is left out.
+        return Judged(
+            clean=clean,
+            robust={key: robust[key] for key in clean},
+            attacks={
+                name: {key: right for key, right in verdicts.items() if key in clean}
+                for name, verdicts in attacks.items()
+            },
+            embedded=self._embedded,
+            in_turn=len(texts) > 1,
+        )
+
+    def _outcomes(
+        self, recipe: Recipe, spec: str, folder: Path, only: Collection[str] | None
+    ) -> list[Mapping[str, Any]]:
+        """One recipe against those of the examples; a run of its own."""
         from robustlab.attack import attack
         from robustlab.runs import RunDirectory
 
-        begun = (folder / "manifest.json").is_file()
-        if not (begun and RunDirectory.open(folder).is_complete):
+        place = folder / recipe.name
+        begun = (place / "manifest.json").is_file()
+        if not (begun and RunDirectory.open(place).is_complete):
             attack(
                 target_spec=spec,
                 data_spec=self._plan.data or FAMILIES["classifier"].data,
-                suite=self._suite,
+                recipe=[recipe.source],
                 limit=self._plan.limit,
+                only=only,
                 seed=self._plan.seed,
                 device=self._plan.device,
                 dtype=self._plan.dtype,
                 columns=self._plan.columns,
-                out=None if begun else folder,
-                resume=folder if begun else None,
+                out=None if begun else place,
+                resume=place if begun else None,
             )
-        return self._read(folder)
-
-    def _read(self, folder: Path) -> Judged:
-        from robustlab.attack.suite import RUNS
-        from robustlab.runs import RunDirectory
-
-        whole = RunDirectory.open(folder).outcomes()
-        members = {
-            recipe.name: RunDirectory.open(
-                folder / RUNS / recipe.name if len(self._recipes) > 1 else folder
-            ).outcomes()
-            for recipe in self._recipes
-        }
-        embedded = tuple(
-            name for name, outcomes in members.items() if any(o.get("embedded") for o in outcomes)
-        )
-        return Judged(
-            clean=_verdicts(whole, "succeeded", "failed"),
-            robust=_verdicts(whole, "failed"),
-            attacks={name: _verdicts(outcomes, "failed") for name, outcomes in members.items()},
-            embedded=embedded,
-        )
-
-
-def _verdicts(outcomes: Sequence[Mapping[str, Any]], *right: str) -> dict[str, bool]:
-    """Example id -> whether its status is among ``right``; what could not be judged is left out."""
-    return {o["id"]: o["status"] in right for o in outcomes if o["status"] != "error"}
+        return list(RunDirectory.open(place).outcomes())
 
 
 def make_judge(plan: JudgePlan) -> SuiteJudge:
     """The judge of classifiers.
 
     Raises:
-        UserError: no such suite.
+        UserError: no such suite, or one of nothing but what the models are trained against.
     """
     return SuiteJudge(plan)

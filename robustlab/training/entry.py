@@ -42,8 +42,9 @@ DEFAULT_METHOD = {
 DEFAULT_STRENGTHS = "0.1,0.3,1"
 """Three strengths; the control is trained beside them."""
 
-SMALL_LIMIT = 40
-"""Examples that models are judged on where nothing at all is asked for: minutes, not hours."""
+SMALL_TRAIN, SMALL_EVAL = 256, 30
+"""Examples that models are trained and judged on where nothing at all is asked for: minutes, not
+hours."""
 
 MODELS = "models"
 """The folder of the models in that of the run."""
@@ -167,14 +168,17 @@ def advtrain(
     strengths = strengths_of(strength)
     if chosen != CONTROL and not strengths:
         raise UserError(f"--strength {strength} trains nothing but the control")
-    if limit_eval is None and data_spec is None and method is None:
-        limit_eval = SMALL_LIMIT
+    if data_spec is None and method is None:
+        limit_train = SMALL_TRAIN if limit_train is None else limit_train
+        limit_eval = SMALL_EVAL if limit_eval is None else limit_eval
+    method_options = options_of(option)
+    trained_against = frozenset({chosen, str(method_options.get("recipe", chosen))})
     named = {name: column for name, column in (columns or {}).items() if column is not None}
     accelerator = make_accelerator(device)
     run = _Run(
         kind=family,
         method=chosen,
-        options=options_of(option),
+        options=method_options,
         task=TaskPlan(
             spec=init or target_spec,
             data=data_spec,
@@ -204,6 +208,7 @@ def advtrain(
                 limit=limit_eval,
                 dtype=dtype,
                 columns=named,
+                trained_against=trained_against,
             ),
         ),
         accelerator=accelerator,
@@ -213,6 +218,7 @@ def advtrain(
         quantize=quantize,
         distill_to=distill_to,
         probe=tuple(probe),
+        trained_against=trained_against,
     )
     jobs = [_Job(CONTROL, 0.0, seed + number) for number in range(seeds)]
     if chosen != CONTROL:
@@ -322,6 +328,7 @@ class _Run:
     quantize: str | None
     distill_to: str | None
     probe: tuple[str, ...]
+    trained_against: frozenset[str]
 
     def models(self, jobs: Sequence[_Job]) -> list[Model]:
         """Every model of the run, trained and judged; those that are there already are read."""
@@ -430,12 +437,11 @@ class _Run:
 
 def _finish(directory: RunDirectory, run: _Run, models: Sequence[Model]) -> AdvtrainResult:
     """The curve, its files, the summary."""
-    trained_against = {run.method, str(run.options.get("recipe", run.method))}
     found = curve(
         models,
         attacks=run.judge.name,
         trained_by=run.method,
-        training_attacks=trained_against,
+        training_attacks=run.trained_against,
     )
     _write(directory.path / "tradeoff.json", found)
     directory.write_file("tradeoff.csv", curve_csv(found))

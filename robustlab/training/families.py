@@ -55,7 +55,8 @@ class TaskPlan:
 class JudgePlan:
     """What trained models are judged by: the same for all models of a curve.
 
-    ``suite`` names the attack, the family's default where None.
+    ``suite`` names the attack, the family's default where None; ``trained_against`` names
+    recipes that are kept out of the worst case.
     """
 
     data: str | None
@@ -65,6 +66,7 @@ class JudgePlan:
     limit: int | None = None
     dtype: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
+    trained_against: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,18 @@ class Judged:
 
     ``clean`` and ``robust``: example id -> whether it was right (for a retriever: whether it
     found the gold passage); robust is the worst case over the suite's attacks, and False where
-    clean is. ``attacks``: each attack's own verdicts; ``embedded`` names those no text realises,
-    which are in no worst case. ``measures``: whatever else is reported, by name. ``words`` say
-    what clean and robust mean here, e.g. ("clean accuracy", "robust accuracy").
+    clean is. ``attacks``: the verdicts under each attack, or, where ``in_turn``, under it and those
+    before it: an example that one has broken is spared the next. ``embedded`` names attacks that
+    no text realises, which are in no worst case and whose verdicts are their own. ``measures``:
+    whatever else is reported, by name. ``words`` say what clean and robust mean here, e.g.
+    ("clean accuracy", "robust accuracy").
     """
 
     clean: Mapping[str, bool]
     robust: Mapping[str, bool]
     attacks: Mapping[str, Mapping[str, bool]]
     embedded: tuple[str, ...] = ()
+    in_turn: bool = False
     measures: Mapping[str, float | None] = field(default_factory=dict)
     certified: float | None = None
     words: tuple[str, str] = ("clean accuracy", "robust accuracy")

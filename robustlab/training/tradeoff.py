@@ -37,7 +37,6 @@ __all__ = [
     "curve_csv",
     "points_of",
     "sentence",
-    "without",
 ]
 
 CONTROL = "none"
@@ -273,29 +272,6 @@ def _front(places: Mapping[Any, tuple[float, float]]) -> set[Any]:
     }
 
 
-def without(judged: Judged, training_attacks: Collection[str]) -> Judged:
-    """The verdicts with the training attack left out of the worst case.
-
-    Raises:
-        UserError: no attack that a text realises is left.
-    """
-    found = sorted(set(judged.attacks) & set(training_attacks))
-    if not found:
-        return judged
-    left = {
-        name: one
-        for name, one in judged.attacks.items()
-        if name not in training_attacks and name not in judged.embedded
-    }
-    if not left:
-        raise UserError(
-            f"the models would be judged by {', '.join(found)} alone, which they are trained "
-            "against: choose another --suite"
-        )
-    robust = {key: all(one.get(key, True) for one in left.values()) for key in judged.robust}
-    return replace(judged, robust=robust)
-
-
 def curve(
     models: Sequence[Model], *, attacks: str, trained_by: str, training_attacks: Collection[str]
 ) -> dict[str, Any]:
@@ -305,14 +281,17 @@ def curve(
         models: at least the control and one other.
         attacks: name of the suite that judged them.
         trained_by: the training method.
-        training_attacks: what they were trained against, by the names of recipes; these have no
-            part in robust accuracy.
+        training_attacks: what they were trained against, by the names of recipes; the judge has
+            kept these out of robust accuracy.
     """
-    models = [replace(m, judged=without(m.judged, training_attacks)) for m in models]
     points = points_of(models)
     judged = models[0].judged
     return {
-        "attacks": {"suite": attacks, "members": list(judged.attacks)},
+        "attacks": {
+            "suite": attacks,
+            "members": list(judged.attacks),
+            "in_turn": judged.in_turn,
+        },
         "left_out": sorted(set(judged.attacks) & set(training_attacks)),
         "not_text": list(judged.embedded),
         "trained_by": trained_by,
@@ -355,10 +334,11 @@ _COLUMNS = (
 
 def curve_csv(found: Mapping[str, Any]) -> bytes:
     """``tradeoff.csv`` of a curve: a row a point, and a column for each attack, measure, probe."""
+    after = "standing after" if found["attacks"]["in_turn"] else "robust to"
     extra: dict[str, None] = {}
     rows = []
     for point in found["points"]:
-        more = {f"robust to {name}": one["value"] for name, one in point["attacks"].items()}
+        more = {f"{after} {name}": one["value"] for name, one in point["attacks"].items()}
         more |= {**point["measures"]}
         more |= {f"on {name}": value for name, value in point["probes"].items()}
         extra |= dict.fromkeys(more)
