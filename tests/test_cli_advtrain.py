@@ -58,7 +58,7 @@ def test_a_curve_from_data_to_files(place: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader((out / "tradeoff.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["method"] for row in rows] == ["none", "freelb"]
     assert found["sentence"].split()[0] in (out / "report.html").read_text(encoding="utf-8")
-    model = out / "models" / "freelb-0.5-seed1" / "model"
+    model = out / "models" / "freelb-0.5-lora-seed1" / "model"
     target = load_target(str(model), device="cpu", dtype="fp32")
     assert target.label_names == ("negative", "neutral", "positive")
     target.answer(Predict(("a good film",)))
@@ -81,6 +81,9 @@ def test_a_curve_from_data_to_files(place: Path, tmp_path: Path) -> None:
         (["--suite", "nothing"], "nothing"),
         (["--option", "steps"], "NAME=VALUE"),
         (["--option", "stairs=3"], "no option 'stairs'"),
+        (["--option", "pgd.steps=3"], "which no model is trained by"),
+        (["--method", "freelb,pdg"], "'pdg' is none of"),
+        (["--peft", "lora,ia4"], "'ia4' is none of"),
     ],
 )
 def test_mistakes_are_sentences(
@@ -107,5 +110,8 @@ def test_a_folder_that_is_no_model_is_refused(place: Path, tmp_path: Path) -> No
 
 def test_strengths_and_options_are_read() -> None:
     assert strengths_of("1, 0.5,0,0.5") == (0.5, 1.0)
-    assert options_of(["steps=3", "recipe=hotflip"]) == {"steps": 3, "recipe": "hotflip"}
+    assert options_of(["recipe=hotflip", "pgd.steps=3"], ["pgd", "augment"]) == {
+        "pgd": {"recipe": "hotflip", "steps": 3},
+        "augment": {"recipe": "hotflip"},
+    }
     assert kind_of("builtin:causal") == "causal"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,21 @@ _METHODS = (
     "none", "pgd", "freelb", "smart", "trades", "continuous", "a2t", "hotflip", "augment", "mixed",
     "poison", "typo",
 )  # fmt: skip
+_ADAPTERS = ("lora", "ia3", "prompt", "prefix", "bitfit", "adapter", "none")
 _POSITIVE = click.IntRange(min=1)
+
+
+def _among(*choices: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Checks names with commas between, and takes the spaces out."""
+
+    def checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        names = [] if value is None else [name.strip() for name in value.split(",")]
+        for name in names:
+            if name not in choices:
+                raise click.BadParameter(f"{name!r} is none of {', '.join(choices)}")
+        return ",".join(names) or None
+
+    return checked
 
 
 @click.command("advtrain", context_settings=options.SETTINGS)
@@ -26,10 +41,11 @@ _POSITIVE = click.IntRange(min=1)
 @options.data(None)
 @click.option(
     "--method",
-    type=click.Choice(_METHODS),
+    metavar="NAME,…",
+    callback=_among(*_METHODS),
     default=None,
     show_default="freelb; poison for readers, typo for retrievers",
-    help="Inner maximisation.",
+    help=f"Inner maximisation, or several: {', '.join(_METHODS)}.",
 )
 @click.option(
     "--strength",
@@ -43,7 +59,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="NAME=VALUE",
     multiple=True,
     show_default=False,
-    help="An option of the method, such as steps=5; repeatable.",
+    help="An option of the methods, such as steps=5 or freelb.steps=5; repeatable.",
 )
 @click.option("--seeds", metavar="N", type=_POSITIVE, default=1, help="Models a strength.")
 @click.option("--epochs", metavar="N", type=_POSITIVE, default=2, help="Over the training split.")
@@ -65,17 +81,20 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option(
     "--peft",
-    type=click.Choice(["lora", "ia3", "prompt", "prefix", "bitfit", "adapter", "none"]),
+    metavar="NAME,…",
+    callback=_among(*_ADAPTERS),
     default="lora",
-    help="Train adapters; none trains all parameters.",
+    help=f"Adapters to train, or several kinds: {', '.join(_ADAPTERS)}, which trains all "
+    "parameters.",
 )
 @click.option("--init", metavar="SPEC", default=None, help="Model to begin with, if another.")
 @click.option("--teacher", metavar="SPEC", default=None, help="Robust model to learn from besides.")
 @click.option(
     "--quantize",
-    type=click.Choice(["int8", "int4"]),
+    metavar="NAME,…",
+    callback=_among("int8", "int4"),
     default=None,
-    help="Attack every model so compressed as well.",
+    help="Attack every model so compressed as well: int8, int4.",
 )
 @click.option(
     "--distill-to",
@@ -155,7 +174,7 @@ def advtrain(
 
     \b
       robustlab advtrain
-      robustlab advtrain --data corpora/reviews --method a2t --strength 0.2,0.4 --seeds 3
+      robustlab advtrain --data corpora/reviews --method a2t,augment --strength 0.2,0.4 --seeds 3
       robustlab advtrain --target builtin:seq2seq --method poison --strength 0.5
     """
     with working("loading …"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustlab.errors import UserError
 from robustlab.runs import RunDirectory, build_manifest, default_run_folder
+from robustlab.training.adapters import PEFT_KINDS
 from robustlab.training.families import (
     FAMILIES,
     METHODS,
@@ -72,12 +74,13 @@ class _Job:
     method: str
     strength: float
     seed: int
+    peft: str | None
 
     @property
     def name(self) -> str:
         """The name of its folder."""
         strength = "" if self.method == CONTROL else f"-{self.strength:g}"
-        return f"{self.method}{strength}-seed{self.seed}"
+        return f"{self.method}{strength}-{self.peft or 'full'}-seed{self.seed}"
 
 
 def advtrain(
@@ -90,7 +93,7 @@ def advtrain(
     epochs: int = 2,
     limit_train: int | None = None,
     limit_eval: int | None = None,
-    peft: str | None = "lora",
+    peft: str = "lora",
     init: str | None = None,
     teacher: str | None = None,
     quantize: str | None = None,
@@ -118,22 +121,24 @@ def advtrain(
     Args:
         target_spec: the model, ``builtin:NAME``, a folder or a hub id.
         data_spec: what it is trained and judged on; the kind's default if not given.
-        method: a name in :data:`~robustlab.training.families.METHODS`; by the kind if not given.
+        method: a name in :data:`~robustlab.training.families.METHODS`, or several with commas
+            between; by the kind if not given.
         strength: numbers with commas between; 0 is the control, which is trained in any case.
         seeds: how many models a strength, seeded from ``seed`` on.
         epochs: over the training examples.
         limit_train: the most training examples.
         limit_eval: the most examples that models are judged on.
         peft: ``lora``, ``ia3``, ``prompt``, ``prefix``, ``bitfit``, ``adapter`` or ``none``, which
-            trains all parameters.
+            trains all parameters; or several with commas between, each with a control of its own.
         init: a model to begin with instead of the target, of the same kind.
         teacher: a robust model that the trained ones learn from besides.
-        quantize: ``int8`` or ``int4``: judge each model so compressed as well.
+        quantize: ``int8``, ``int4`` or both: judge each model so compressed as well.
         distill_to: a model that each trained one is distilled into, to be judged as well.
         probe: other data on which forgetting is measured.
         replay: other data that is mixed into the training.
         suite: what judges the models; by the kind if not given.
-        option: options of the method, each ``NAME=VALUE``.
+        option: options of the methods, each ``NAME=VALUE`` or, for one of them alone,
+            ``METHOD.NAME=VALUE``.
         kind: the kind of model, where its files do not tell.
         learning_rate: its peak; by ``peft`` if not given.
         batch_size: examples an update.
@@ -159,31 +164,31 @@ def advtrain(
     family = kind or kind_of(init or target_spec)
     if family not in FAMILIES:
         raise UserError(f"a {family} cannot be trained; these can: {', '.join(FAMILIES)}")
-    chosen = method or DEFAULT_METHOD[family]
-    if chosen not in METHODS:
-        raise UserError(f"there is no --method {chosen}; there are: {', '.join(METHODS)}")
-    if family not in METHODS[chosen][0]:
-        able = ", ".join(name for name, (kinds, _) in METHODS.items() if family in kinds)
-        raise UserError(f"--method {chosen} does not train a {family}; these do: {able}")
+    methods = _methods_of(method or DEFAULT_METHOD[family], family)
     strengths = strengths_of(strength)
-    if chosen != CONTROL and not strengths:
+    if methods and not strengths:
         raise UserError(f"--strength {strength} trains nothing but the control")
     if data_spec is None and method is None:
         limit_train = SMALL_TRAIN if limit_train is None else limit_train
         limit_eval = SMALL_EVAL if limit_eval is None else limit_eval
-    method_options = options_of(option)
-    trained_against = frozenset({chosen, str(method_options.get("recipe", chosen))})
+    adapters = tuple(dict.fromkeys(peft.split(",")))
+    for adapter in adapters:
+        if adapter not in ("none", *PEFT_KINDS):
+            raise UserError(f"there is no --peft {adapter}; there are: {', '.join(PEFT_KINDS)}")
+    options = options_of(option, methods)
+    trained_against = frozenset(
+        str(name) for one in methods for name in (one, options[one].get("recipe", one))
+    )
     named = {name: column for name, column in (columns or {}).items() if column is not None}
     accelerator = make_accelerator(device)
     run = _Run(
         kind=family,
-        method=chosen,
-        options=method_options,
+        methods=methods,
+        options=options,
         task=TaskPlan(
             spec=init or target_spec,
             data=data_spec,
             device=accelerator.device,
-            peft=None if peft in (None, "none") else peft,
             batch_size=batch_size,
             limit_train=limit_train,
             limit_validation=None,
@@ -192,7 +197,7 @@ def advtrain(
         ),
         train=TrainPlan(
             epochs=epochs,
-            learning_rate=learning_rate or _RATES.get(None if peft == "none" else peft, _RATE),
+            learning_rate=learning_rate or _RATE,
             bf16=_is_bf16(dtype, accelerator),
             micro_batch=micro_batch,
             patience=patience,
@@ -214,15 +219,19 @@ def advtrain(
         accelerator=accelerator,
         folder=resume or out or default_run_folder("advtrain"),
         progress=progress,
+        learning_rate=learning_rate,
         teacher=teacher,
-        quantize=quantize,
+        quantize=tuple(dict.fromkeys(quantize.split(","))) if quantize else (),
         distill_to=distill_to,
         probe=tuple(probe),
         trained_against=trained_against,
     )
-    jobs = [_Job(CONTROL, 0.0, seed + number) for number in range(seeds)]
-    if chosen != CONTROL:
-        jobs += [_Job(chosen, one, seed + number) for one in strengths for number in range(seeds)]
+    jobs = [
+        _Job(name, one, seed + number, None if adapter == "none" else adapter)
+        for adapter in adapters
+        for name, one in [(CONTROL, 0.0), *((name, one) for name in methods for one in strengths)]
+        for number in range(seeds)
+    ]
     if accelerator.is_main_process:
         directory = _directory(run.folder, arguments, run, resume is not None)
         with directory:
@@ -249,22 +258,40 @@ def strengths_of(text: str) -> tuple[float, ...]:
     return tuple(sorted(found - {0.0}))
 
 
-def options_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs; a value that reads as JSON is that, else text.
+def options_of(pairs: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options by method from pairs ``NAME=VALUE``, for all, or ``METHOD.NAME=VALUE``.
+
+    A value that reads as JSON is that, else text.
 
     Raises:
-        UserError: a pair without ``=``.
+        UserError: a pair without ``=``, or for a method that is not trained by.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {method: {} for method in methods}
     for pair in pairs:
-        name, sign, value = pair.partition("=")
+        place, sign, text = pair.partition("=")
+        method, _, name = place.rpartition(".")
         if not sign or not name:
             raise UserError(f"--option {pair} is not of the form NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        if method and method not in found:
+            raise UserError(f"--option {pair} is for {method}, which no model is trained by")
+        value: Any = text
+        with contextlib.suppress(ValueError):
+            value = json.loads(text)
+        for one in [method] if method else methods:
+            found[one][name] = value
     return found
+
+
+def _methods_of(names: str, family: str) -> tuple[str, ...]:
+    """The methods named, each once; the control, which is trained in any case, is none of them."""
+    methods = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"there is no --method {name}; there are: {', '.join(METHODS)}")
+        if family not in METHODS[name][0]:
+            able = ", ".join(one for one, (kinds, _) in METHODS.items() if family in kinds)
+            raise UserError(f"--method {name} does not train a {family}; these do: {able}")
+    return tuple(name for name in methods if name != CONTROL)
 
 
 def kind_of(spec: str) -> str:
@@ -306,7 +333,7 @@ def _directory(folder: Path, arguments: Mapping[str, Any], run: _Run, resume: bo
             seed=arguments["seed"],
             data={"spec": run.task.data or FAMILIES[run.kind].data},
             target={"spec": run.task.spec, "kind": run.kind, "device": str(run.task.device)},
-            threat_model={"trained_by": run.method, "judged_by": list(run.judge.attacks)},
+            threat_model={"trained_by": list(run.methods), "judged_by": list(run.judge.attacks)},
         ),
     )
 
@@ -316,16 +343,17 @@ class _Run:
     """What all models of a run have in common."""
 
     kind: str
-    method: str
-    options: Mapping[str, Any]
+    methods: tuple[str, ...]
+    options: Mapping[str, Mapping[str, Any]]
     task: TaskPlan
     train: TrainPlan
     judge: Judge
     accelerator: Accelerator
     folder: Path
     progress: Progress | None
+    learning_rate: float | None
     teacher: str | None
-    quantize: str | None
+    quantize: tuple[str, ...]
     distill_to: str | None
     probe: tuple[str, ...]
     trained_against: frozenset[str]
@@ -347,40 +375,52 @@ class _Run:
         training = json.loads((place / "training.json").read_text(encoding="utf-8"))
         self._note(number + 0.7, total, f"{job.name}: attacking")
         found = [self._judged(job, place, place / "model", "", training)]
-        for variant, folder in self._variants(place):
+        for variant, folder in self._variants(job, place):
             found.append(self._judged(job, place, folder, variant, {}))
         return found
 
     def _train(self, job: _Job, place: Path, number: int, total: int) -> None:
-        task: Any = load_task(self.kind, replace(self.task, seed=job.seed))
+        task: Any = load_task(self.kind, self._task_plan(job))
         if self.teacher is not None:
             from robustlab.training.compress import taught
 
             task = taught(task, self.teacher)
-        options = self.options if job.method == self.method else {}
-        method = make_method(job.method, job.strength, task, options)
-        plan = replace(self.train, seed=job.seed)
+        method = make_method(job.method, job.strength, task, self.options.get(job.method))
 
         def note(done: int, updates: int, said: str) -> None:
             self._note(number + 0.7 * done / updates, total, f"{job.name}: {said}")
 
         self._note(number, total, f"{job.name}: training")
-        result = train(task, method, plan, place, accelerator=self.accelerator, progress=note)
+        result = train(
+            task,
+            method,
+            self._train_plan(job),
+            place,
+            accelerator=self.accelerator,
+            progress=note,
+        )
         if self.accelerator.is_main_process:
             task.save(place / "model")
             (place / "checkpoint.safetensors").unlink(missing_ok=True)
             _write(place / "training.json", result.as_json())
 
-    def _variants(self, place: Path) -> list[tuple[str, Path]]:
+    def _task_plan(self, job: _Job) -> TaskPlan:
+        return replace(self.task, seed=job.seed, peft=job.peft)
+
+    def _train_plan(self, job: _Job) -> TrainPlan:
+        rate = self.learning_rate or _RATES.get(job.peft, _RATE)
+        return replace(self.train, seed=job.seed, learning_rate=rate)
+
+    def _variants(self, job: _Job, place: Path) -> list[tuple[str, Path]]:
         """Compressed forms of a model, made where they are not there yet."""
         found = []
-        if self.quantize is not None:
+        for form in self.quantize:
             from robustlab.training.compress import quantize
 
-            folder = place / self.quantize
+            folder = place / form
             if not folder.is_dir():
-                quantize(place / "model", self.quantize, folder)
-            found.append((self.quantize, folder))
+                quantize(place / "model", form, folder)
+            found.append((form, folder))
         if self.distill_to is not None:
             from robustlab.training.compress import distill
 
@@ -390,8 +430,8 @@ class _Run:
                     place / "model",
                     self.distill_to,
                     folder,
-                    self.task,
-                    self.train,
+                    self._task_plan(job),
+                    self._train_plan(job),
                     accelerator=self.accelerator,
                 )
             found.append(("distilled", folder))
@@ -412,7 +452,7 @@ class _Run:
             strength=job.strength,
             seed=job.seed,
             judged=judged,
-            peft=self.task.peft or "",
+            peft=job.peft or "",
             variant=variant,
             training=training,
             probes=self._probed(place, model, variant),
@@ -440,12 +480,12 @@ def _finish(directory: RunDirectory, run: _Run, models: Sequence[Model]) -> Advt
     found = curve(
         models,
         attacks=run.judge.name,
-        trained_by=run.method,
+        trained_by=", ".join(run.methods),
         training_attacks=run.trained_against,
     )
     _write(directory.path / "tradeoff.json", found)
     directory.write_file("tradeoff.csv", curve_csv(found))
-    _draw(directory, found, f"{run.task.spec}, {run.method}")
+    _draw(directory, found, f"{run.task.spec}, {', '.join(run.methods)}")
     if not directory.is_complete:
         directory.write_summary(
             {"sentence": found["sentence"], "points": found["points"], "models": len(models)}
