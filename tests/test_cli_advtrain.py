@@ -71,6 +71,26 @@ def test_a_curve_from_data_to_files(place: Path, tmp_path: Path) -> None:
     assert model.stat().st_mtime_ns == before
 
 
+def test_several_methods_and_adapters_stand_on_one_curve(place: Path, tmp_path: Path) -> None:
+    done = begun(
+        place, tmp_path / "run", "--method", "pgd, augment", "--peft", "lora,bitfit", "--seeds", 1,
+        "--option", "pgd.steps=1", "--option", "augment.recipe=bad-characters",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [point["label"] for point in found["points"]] == [
+        *("none, lora", "pgd 0.5, lora", "augment 0.5, lora"),
+        *("none, bitfit", "pgd 0.5, bitfit", "augment 0.5, bitfit"),
+    ]
+    assert [point["control"] for point in found["points"]] == [True, False, False] * 2
+    updates = {point["cost"]["updates"] for point in found["points"]}
+    assert updates == {2}
+    assert found["points"][1]["cost"]["forwards"] == 4  # one step and one pass, twice
+    models = tmp_path / "run" / "models"
+    same = load_target(str(models / "none-lora-seed0" / "model")).fingerprint()
+    assert load_target(str(models / "none-bitfit-seed0" / "model")).fingerprint() != same
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

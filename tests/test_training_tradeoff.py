@@ -96,7 +96,7 @@ def test_models_judged_on_other_examples_cannot_share_a_curve() -> None:
 def test_the_sentence_says_what_was_gained_and_lost() -> None:
     said = found(CONTROL, STRONG)["sentence"]
     assert said == (
-        "freelb 1 raises robust accuracy under quick from 10.0 % to 80.0 % (+70.0 points, "
+        "freelb 1, full raises robust accuracy under quick from 10.0 % to 80.0 % (+70.0 points, "
         "significant: p = 0.016), and costs 10.0 points of clean accuracy (90.0 % to 80.0 %)."
     )
 

@@ -55,7 +55,7 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
                 alpha=0.9,
             )
             axes.annotate(
-                "control" if control else safe_text(point["label"]),
+                f"control, {point['peft']}" if control else safe_text(point["label"]),
                 (clean["value"], robust["value"]),
                 xytext=(6, 5),
                 textcoords="offset points",

@@ -452,7 +452,7 @@ class _Run:
             strength=job.strength,
             seed=job.seed,
             judged=judged,
-            peft=job.peft or "",
+            peft=job.peft or "full",
             variant=variant,
             training=training,
             probes=self._probed(place, model, variant),

@@ -49,16 +49,17 @@ _RESAMPLES = 10_000
 class Model:
     """One trained model and how it was judged.
 
-    ``variant`` is empty, or says what was made of the model (``int8``, ``distilled``, …).
-    ``training`` is its :class:`~robustlab.training.trainer.TrainResult` as JSON; empty where
-    nothing was trained. ``probes``: a measure on other data, by the data's name.
+    ``peft`` names the adapters, ``full`` where all parameters were trained. ``variant`` is empty,
+    or says what was made of the model (``int8``, ``distilled``, …). ``training`` is its
+    :class:`~robustlab.training.trainer.TrainResult` as JSON; empty where nothing was trained.
+    ``probes``: a measure on other data, by the data's name.
     """
 
     method: str
     strength: float
     seed: int
     judged: Judged
-    peft: str = ""
+    peft: str = "full"
     variant: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     probes: Mapping[str, float] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Model:
     def label(self) -> str:
         """The point in words: ``freelb 0.5, lora, int8``."""
         named = self.method if self.method == CONTROL else f"{self.method} {self.strength:g}"
-        return ", ".join(part for part in (named, self.peft, self.variant) if part)
+        return ", ".join([named, self.peft, *([self.variant] if self.variant else [])])
 
 
 @dataclass(frozen=True, slots=True)
