@@ -360,7 +360,7 @@ def _rates(
     from robustlab.training.families import make_method
 
     task: Any = RandomTask(shape, device)
-    optimiser = torch.optim.AdamW(task.module.parameters(), fused=device.type == "cuda")
+    optimiser = torch.optim.AdamW(task.module.parameters(), fused=True)
     methods = {"none": 0.0, **METHODS}
     if task.kind == "causal":
         methods["continuous"] = 0.1

@@ -50,7 +50,7 @@ def _among(*choices: str) -> Callable[[click.Context, click.Parameter, str | Non
 @click.option(
     "--strength",
     metavar="X,Y,…",
-    default="0.1,0.3,1",
+    default="0.1,0.2,0.4",
     help="Radius, rate or weight, as the method defines; a model each. The control (0) is always "
     "trained beside them.",
 )

@@ -41,7 +41,7 @@ DEFAULT_METHOD = {
 }
 """How a kind of model is trained where no method is named."""
 
-DEFAULT_STRENGTHS = "0.1,0.3,1"
+DEFAULT_STRENGTHS = "0.1,0.2,0.4"
 """Three strengths; the control is trained beside them."""
 
 SMALL_TRAIN, SMALL_EVAL = 256, 30

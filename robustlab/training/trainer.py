@@ -200,7 +200,7 @@ class _Training:
         self._optimizer = torch.optim.AdamW(
             _groups(self._trained, plan.weight_decay),
             lr=plan.learning_rate,
-            fused=task.device.type == "cuda",
+            fused=True,
         )
         self._sizes = [len(task.batches(plan.seed, epoch)) for epoch in range(plan.epochs)]
         self._total = sum(self._sizes)
