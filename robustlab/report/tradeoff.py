@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,7 +19,8 @@ _INK, _SOFT = "#16191d", "#5b6370"
 def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "svg"], bytes]:
     """A point for each strength with its intervals in both directions, and the Pareto front.
 
-    The control is marked; where a point has a certified accuracy, a bar stands at it.
+    A thin line joins the strengths of a method. The control is marked; where a point has a
+    certified accuracy, a bar stands at it.
 
     Args:
         curve: the object in ``tradeoff.json``.
@@ -26,6 +28,7 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     settings: Any = {
         "font.family": "sans-serif",
@@ -39,6 +42,15 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.add_subplot()
         series = list(dict.fromkeys(_series(point) for point in curve["points"]))
+        alike = len({point["peft"] for point in curve["points"]}) == 1
+        for number, of_series in enumerate(series):
+            places = [
+                (p["clean"]["value"], p["robust"]["value"])
+                for p in curve["points"]
+                if _series(p) == of_series
+            ]
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(*zip(*places, strict=True), color=colour, linewidth=0.6, alpha=0.6, zorder=1)
         for point in curve["points"]:
             control = point["control"]
             colour = _INK if control else COLOURS[series.index(_series(point)) % len(COLOURS)]
@@ -55,7 +67,7 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
                 alpha=0.9,
             )
             axes.annotate(
-                f"control, {point['peft']}" if control else safe_text(point["label"]),
+                _mark(point, alike),
                 (clean["value"], robust["value"]),
                 xytext=(6, 5),
                 textcoords="offset points",
@@ -69,9 +81,12 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
         )
         axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
         axes.set_xlabel(curve["words"]["clean"])
-        axes.set_ylabel(f"{curve['words']['robust']} under {curve['attacks']['suite']}")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_ylabel(
+            textwrap.fill(f"{curve['words']['robust']} under {curve['attacks']['suite']}", 48)
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g} %")
         axes.set_title(title, loc="left", fontsize=10)
         axes.grid(color="#e1e4e8", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -84,6 +99,15 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
             figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
             drawn[kind] = stream.getvalue()
         return drawn
+
+
+def _mark(point: Mapping[str, Any], alike: bool) -> str:
+    """What stands beside a point; how it was trained only where that differs."""
+    plain = point["method"] == "none"
+    parts = ["control" if plain else f"{point['method']} {point['strength']:g}"]
+    parts += [] if alike else [point["peft"]]
+    parts += [point["variant"]] if point["variant"] else []
+    return safe_text(", ".join(parts))
 
 
 def _series(point: Mapping[str, Any]) -> tuple[str, str, str]:
