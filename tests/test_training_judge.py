@@ -51,6 +51,8 @@ def test_in_turn_comes_to_the_same_as_all_at_once(
     assert judged.robust == {key: status == "failed" for key, status in worst.items()}
     assert judged.clean == {key: status != "skipped" for key, status in worst.items()}
     assert judged.in_turn
+    truths = [outcome["truth"] for outcome in at_once.outcomes()]
+    assert judged.constant == max(map(truths.count, truths)) / LIMIT
     assert judged.embedded == ("pgd",)
     first = statuses(RunDirectory.open(at_once.path / "runs" / "typo-noise"))
     standing = {key for key, status in first.items() if status == "failed"}

@@ -25,6 +25,7 @@ def model(
         clean={str(i): mark == "1" for i, mark in enumerate(clean)},
         robust=verdicts,
         attacks={"deepwordbug": verdicts},
+        constant=0.6,
     )
     return Model(method, strength, seed, judged, training=COST, **more)
 
@@ -112,6 +113,7 @@ def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     assert "+70.0 robust, −10.0 clean" in table[1]
     page = tradeoff_page(made, "a <title>", None)
     assert "a &lt;title&gt;" in page
+    assert "most common class is right on 60.0 %" in page
     pytest.importorskip("matplotlib")
     drawn = draw_tradeoff(made, "tiny")
     assert drawn["png"].startswith(b"\x89PNG")

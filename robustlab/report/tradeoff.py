@@ -76,6 +76,16 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
             )
             if point["certified"] is not None:
                 axes.plot(clean["value"], point["certified"], "_", color=colour, markersize=14)
+        if curve["constant"] is not None:
+            axes.plot(curve["constant"], curve["constant"], "x", color=_SOFT, markersize=6)
+            axes.annotate(
+                "always the most common class",
+                (curve["constant"], curve["constant"]),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=_SOFT,
+            )
         front = sorted(
             (p["clean"]["value"], p["robust"]["value"]) for p in curve["points"] if p["on_front"]
         )
@@ -148,6 +158,13 @@ def tradeoff_table(curve: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tupl
     return head, rows
 
 
+def _constant(curve: Mapping[str, Any]) -> str:
+    return (
+        f"Always answering the most common class is right on {100 * curve['constant']:.1f} % of "
+        "these examples, and no attack changes that."
+    )
+
+
 def _gain(difference: Mapping[str, Any]) -> str:
     return f"{100 * difference['value']:+.1f}".replace("-", "−")
 
@@ -172,6 +189,8 @@ def print_tradeoff(curve: Mapping[str, Any], folder: Path, file: IO[str]) -> Non
     console.print(table)
     console.print()
     print_indented(console, Text(safe_text(curve["sentence"])), "")
+    if curve["constant"] is not None:
+        print_indented(console, Text(_constant(curve)), "")
     console.print()
     for name in ("tradeoff.png", "tradeoff.json", "report.html", "models"):
         if (folder / name).exists():
@@ -198,7 +217,7 @@ img { max-width: 100%; height: auto; }
 </head>
 <body>
 <h1>{{ title }}</h1>
-<p>{{ curve.sentence }}</p>
+<p>{{ curve.sentence }}{% if constant %} {{ constant }}{% endif %}</p>
 {% if picture %}<img alt="Clean accuracy against robust accuracy, one point per strength"
  src="data:image/png;base64,{{ picture }}">{% endif %}
 <p class="soft">Judged by {{ curve.attacks.suite }} ({{ curve.attacks.members | join(", ") }}), run
@@ -244,6 +263,7 @@ def tradeoff_page(curve: Mapping[str, Any], title: str, png: bytes | None) -> st
     template = Environment(autoescape=True).from_string(_PAGE)
     return template.render(
         curve=curve,
+        constant=None if curve["constant"] is None else _constant(curve),
         title=safe_text(title),
         picture=None if png is None else base64.b64encode(png).decode("ascii"),
         head=head,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -421,6 +422,7 @@ class SuiteJudge:
         clean: dict[str, bool] = {}
         standing: dict[str, bool] = {}
         robust: dict[str, bool] = {}
+        truths: dict[str, str] = {}
         attacks: dict[str, Mapping[str, bool]] = {}
         for recipe in texts:
             left = {key for key, stands in standing.items() if stands}
@@ -430,6 +432,7 @@ class SuiteJudge:
                     standing[key] = status in ("failed", "error")
                     if status != "error":
                         clean[key] = status != "skipped"
+                        truths[key] = outcome["truth"]
             attacks[recipe.name] = dict(standing)
             if recipe.name not in against:
                 robust = dict(standing)
@@ -447,6 +450,7 @@ class SuiteJudge:
             },
             embedded=self._embedded,
             in_turn=len(texts) > 1,
+            constant=max(Counter(truths.values()).values()) / len(truths) if truths else None,
         )
 
     def _outcomes(

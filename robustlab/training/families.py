@@ -78,8 +78,10 @@ class Judged:
     clean is. ``attacks``: the verdicts under each attack, or, where ``in_turn``, under it and those
     before it: an example that one has broken is spared the next. ``embedded`` names attacks that
     no text realises, which are in no worst case and whose verdicts are their own. ``measures``:
-    whatever else is reported, by name. ``words`` say what clean and robust mean here, e.g.
-    ("clean accuracy", "robust accuracy").
+    whatever else is reported, by name. ``constant``: how often the most common answer is right,
+    which no attack can change: a model whose robust accuracy is no higher might as well not look
+    at the text. ``words`` say what clean and robust mean here, e.g. ("clean accuracy",
+    "robust accuracy").
     """
 
     clean: Mapping[str, bool]
@@ -89,6 +91,7 @@ class Judged:
     in_turn: bool = False
     measures: Mapping[str, float | None] = field(default_factory=dict)
     certified: float | None = None
+    constant: float | None = None
     words: tuple[str, str] = ("clean accuracy", "robust accuracy")
 
 

@@ -297,6 +297,7 @@ def curve(
         "not_text": list(judged.embedded),
         "trained_by": trained_by,
         "words": {"clean": judged.words[0], "robust": judged.words[1]},
+        "constant": judged.constant,
         "points": [_as_json(point) for point in points],
         "sentence": sentence(points, judged.words, attacks),
     }
