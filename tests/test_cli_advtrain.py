@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,21 @@ def test_mistakes_are_sentences(
     done = begun(place, tmp_path / "run", *arguments)
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_a_missing_torchao_is_said_before_anything_is_trained(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+
+    def without(name: str, *more: Any) -> Any:
+        return None if name == "torchao" else found(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    done = begun(place, tmp_path / "run", "--quantize", "int8")
+    assert done.exit_code == 2
+    assert "robustlab[quantize]" in done.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_without_a_validation_split_is_refused(place: Path, tmp_path: Path) -> None:

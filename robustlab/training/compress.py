@@ -7,11 +7,14 @@ References:
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from robustlab.training.tasks import Batch, Task
     from robustlab.training.trainer import TrainPlan
 
-__all__ = ["QUANTIZED", "Taught", "distill", "kind_of_model", "quantize", "taught"]
+__all__ = [
+    "QUANTIZED", "Taught", "distill", "kind_of_model", "needs_torchao", "quantize", "taught",
+]  # fmt: skip
 
 QUANTIZED = ("int8", "int4")
 """``int8``: each row of a weight has a scale of its own; ``int4``: each 32 weights of a row."""
@@ -49,6 +54,27 @@ def kind_of_model(spec: str) -> str:
     if spec == "builtin:retriever" or (Path(spec) / "modules.json").is_file():
         return "retriever"
     return load_target(spec, device="cpu", dtype="fp32").kind
+
+
+def needs_torchao() -> None:
+    """Say so if the package that rounds weights is missing.
+
+    Raises:
+        UserError: it is.
+    """
+    if importlib.util.find_spec("torchao") is None:
+        raise UserError("quantisation needs the package torchao: pip install 'robustlab[quantize]'")
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Keep torchao from warning, as it is imported, of GPU kernels that nothing here uses."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def quantize(folder: Path, kind: str, out: Path) -> None:
@@ -143,17 +169,14 @@ def _round(module: torch.nn.Module, kind: str) -> dict[str, torch.Tensor]:
     """Round linear layers in place; their weights by name."""
     import torch
 
-    try:
+    needs_torchao()
+    with _quiet_logging():
         from torchao.quantization import (
             Int8WeightOnlyConfig,
             IntxWeightOnlyConfig,
             PerGroup,
             quantize_,
         )
-    except ImportError as error:
-        raise UserError(
-            "quantisation needs the package torchao: pip install 'robustlab[quantize]'"
-        ) from error
     config: Any = Int8WeightOnlyConfig()
     if kind == "int4":
         config = IntxWeightOnlyConfig(

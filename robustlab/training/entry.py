@@ -175,6 +175,10 @@ def advtrain(
     for adapter in adapters:
         if adapter not in ("none", *PEFT_KINDS):
             raise UserError(f"there is no --peft {adapter}; there are: {', '.join(PEFT_KINDS)}")
+    if quantize:
+        from robustlab.training.compress import needs_torchao
+
+        needs_torchao()
     options = options_of(option, methods)
     trained_against = frozenset(
         str(name) for one in methods for name in (one, options[one].get("recipe", one))
