@@ -76,6 +76,7 @@ def test_several_methods_and_adapters_stand_on_one_curve(place: Path, tmp_path: 
     done = begun(
         place, tmp_path / "run", "--method", "pgd, augment", "--peft", "lora,bitfit", "--seeds", 1,
         "--option", "pgd.steps=1", "--option", "augment.recipe=bad-characters",
+        "--probe", place / "data",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -87,6 +88,10 @@ def test_several_methods_and_adapters_stand_on_one_curve(place: Path, tmp_path: 
     updates = {point["cost"]["updates"] for point in found["points"]}
     assert updates == {2}
     assert found["points"][1]["cost"]["forwards"] == 4  # one step and one pass, twice
+    (before,) = found["probes_before"].items()
+    assert before[0] == str(place / "data")
+    assert all(0 <= point["probes"][before[0]] <= 1 for point in found["points"])
+    assert "on data, " in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     models = tmp_path / "run" / "models"
     same = load_target(str(models / "none-lora-seed0" / "model")).fingerprint()
     assert load_target(str(models / "none-bitfit-seed0" / "model")).fingerprint() != same

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
 from robustlab.report.figures import COLOURS
@@ -127,12 +127,14 @@ def _series(point: Mapping[str, Any]) -> tuple[str, str, str]:
 def tradeoff_table(curve: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the table, as text: one row a point."""
     clean, robust = curve["words"]["clean"], curve["words"]["robust"]
+    before: Mapping[str, float] = curve["probes_before"]
     head = (
         "model",
         str(clean),
         str(robust),
         "against the control",
         "p (Holm)",
+        *(f"on {safe_text(_short(name))}, {100 * v:.1f} % before" for name, v in before.items()),
         "passes",
         "time",
         "memory",
@@ -150,12 +152,18 @@ def tradeoff_table(curve: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tupl
                 _interval(point["robust"]),
                 against,
                 "" if gained is None else f"{gained['p_holm']:.2g}, {lost['p_holm']:.2g}",
+                *(f"{100 * point['probes'][name]:.1f} %" for name in before),
                 f"{cost['forwards']:,.0f} + {cost['backwards']:,.0f}" if cost else "",
                 f"{cost['seconds']:,.0f} s" if cost else "",
                 f"{cost['peak_bytes'] / 2**30:.1f} GiB" if cost else "",
             )
         )
     return head, rows
+
+
+def _short(data: str) -> str:
+    """A data spec without the folders that it lies in."""
+    return PurePath(data).name or data
 
 
 def _constant(curve: Mapping[str, Any]) -> str:
@@ -182,10 +190,11 @@ def print_tradeoff(curve: Mapping[str, Any], folder: Path, file: IO[str]) -> Non
     console = make_console(file)
     head, rows = tradeoff_table(curve)
     table = Table(box=None, pad_edge=False)
-    for name in head[:5]:
+    shown = 5 + len(curve["probes_before"])
+    for name in head[:shown]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row[:5]))
+        table.add_row(*(Text(cell) for cell in row[:shown]))
     console.print(table)
     console.print()
     print_indented(console, Text(safe_text(curve["sentence"])), "")

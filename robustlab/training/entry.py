@@ -239,7 +239,8 @@ def advtrain(
     if accelerator.is_main_process:
         directory = _directory(run.folder, arguments, run, resume is not None)
         with directory:
-            return _finish(directory, run, run.models(jobs))
+            before = run.probed_before()
+            return _finish(directory, run, run.models(jobs), before)
     run.models(jobs)
     return AdvtrainResult(run.folder, {})
 
@@ -362,6 +363,10 @@ class _Run:
     probe: tuple[str, ...]
     trained_against: frozenset[str]
 
+    def probed_before(self) -> dict[str, float]:
+        """How the model to begin with does on the other data."""
+        return self._probes(self.folder / "probes-before.json", self.task.spec)
+
     def models(self, jobs: Sequence[_Job]) -> list[Model]:
         """Every model of the run, trained and judged; those that are there already are read."""
         made: list[Model] = []
@@ -459,18 +464,19 @@ class _Run:
             peft=job.peft or "full",
             variant=variant,
             training=training,
-            probes=self._probed(place, model, variant),
+            probes=self._probes(
+                place / f"probes{'-' + variant if variant else ''}.json", str(model)
+            ),
         )
 
-    def _probed(self, place: Path, model: Path, variant: str) -> dict[str, float]:
+    def _probes(self, file: Path, spec: str) -> dict[str, float]:
+        """A model on the other data, read from ``file`` where that is there."""
         if not self.probe:
             return {}
         from robustlab.training.forgetting import probe
 
-        file = place / f"probes{'-' + variant if variant else ''}.json"
         if not file.is_file():
-            found = {spec: probe(str(model), spec, self.task) for spec in self.probe}
-            _write(file, found)
+            _write(file, {data: probe(spec, data, self.task) for data in self.probe})
         read: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
         return read
 
@@ -479,13 +485,16 @@ class _Run:
             self.progress(round(100 * done), 100 * total, said)
 
 
-def _finish(directory: RunDirectory, run: _Run, models: Sequence[Model]) -> AdvtrainResult:
+def _finish(
+    directory: RunDirectory, run: _Run, models: Sequence[Model], before: Mapping[str, float]
+) -> AdvtrainResult:
     """The curve, its files, the summary."""
     found = curve(
         models,
         attacks=run.judge.name,
         trained_by=", ".join(run.methods),
         training_attacks=run.trained_against,
+        probes_before=before,
     )
     _write(directory.path / "tradeoff.json", found)
     directory.write_file("tradeoff.csv", curve_csv(found))

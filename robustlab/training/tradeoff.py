@@ -274,7 +274,12 @@ def _front(places: Mapping[Any, tuple[float, float]]) -> set[Any]:
 
 
 def curve(
-    models: Sequence[Model], *, attacks: str, trained_by: str, training_attacks: Collection[str]
+    models: Sequence[Model],
+    *,
+    attacks: str,
+    trained_by: str,
+    training_attacks: Collection[str],
+    probes_before: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The object in ``tradeoff.json``.
 
@@ -284,6 +289,7 @@ def curve(
         trained_by: the training method.
         training_attacks: what they were trained against, by the names of recipes; the judge has
             kept these out of robust accuracy.
+        probes_before: the measures on other data of the model that training began with.
     """
     points = points_of(models)
     judged = models[0].judged
@@ -298,6 +304,7 @@ def curve(
         "trained_by": trained_by,
         "words": {"clean": judged.words[0], "robust": judged.words[1]},
         "constant": judged.constant,
+        "probes_before": dict(probes_before or {}),
         "points": [_as_json(point) for point in points],
         "sentence": sentence(points, judged.words, attacks),
     }
