@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -42,6 +43,10 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+
+_QUIET_LOGGERS = ("torchao", "torch.utils._pytree")
+"""Transformers imports torchao wherever it is installed, which then warns of GPU kernels that it
+cannot load here and that nothing uses."""
 
 # A full disk or a folder that may not be written is for the user to mend.
 _USERS_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
@@ -126,6 +131,8 @@ def main() -> None:
     """Run the command line; the console script ``robustlab``."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):

@@ -7,14 +7,12 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,17 +62,6 @@ def needs_torchao() -> None:
     """
     if importlib.util.find_spec("torchao") is None:
         raise UserError("quantisation needs the package torchao: pip install 'robustlab[quantize]'")
-
-
-@contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    """Keep torchao from warning, as it is imported, of GPU kernels that nothing here uses."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def quantize(folder: Path, kind: str, out: Path) -> None:
@@ -170,13 +157,13 @@ def _round(module: torch.nn.Module, kind: str) -> dict[str, torch.Tensor]:
     import torch
 
     needs_torchao()
-    with _quiet_logging():
-        from torchao.quantization import (
-            Int8WeightOnlyConfig,
-            IntxWeightOnlyConfig,
-            PerGroup,
-            quantize_,
-        )
+    from torchao.quantization import (
+        Int8WeightOnlyConfig,
+        IntxWeightOnlyConfig,
+        PerGroup,
+        quantize_,
+    )
+
     config: Any = Int8WeightOnlyConfig()
     if kind == "int4":
         config = IntxWeightOnlyConfig(
