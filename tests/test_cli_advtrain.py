@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from tiny import save_tiny
 from training_tiny import write_data
 
@@ -118,6 +120,26 @@ def test_mistakes_are_sentences(
     done = begun(place, tmp_path / "run", *arguments)
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_a_student_is_distilled_from_every_model(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = begun(place, run, "--seeds", 1, "--distill-to", place / "bert")
+    assert done.exit_code == 0, done.output
+    points = {point["label"]: point for point in json.loads(done.stdout)["points"]}
+    assert list(points) == [
+        *("none, lora", "none, lora, distilled"),
+        *("freelb 0.5, lora", "freelb 0.5, lora, distilled"),
+    ]
+    # The student sees what its teacher saw: three passes an update, where the teacher took three.
+    for label in ("none, lora", "freelb 0.5, lora"):
+        cost, own = points[label]["cost"], points[f"{label}, distilled"]["cost"]
+        assert (cost["forwards"], cost["updates"]) == (own["forwards"], own["updates"])
+    made = load_file(run / "models" / "none-lora-seed0" / "distilled" / "model.safetensors")
+    before = load_file(place / "bert" / "model.safetensors")
+    changed = {name for name, weight in before.items() if not torch.equal(made[name], weight)}
+    assert "bert.encoder.layer.0.attention.self.query.weight" in changed
+    assert "bert.embeddings.word_embeddings.weight" in changed  # all of it, not adapters alone
 
 
 def test_a_missing_torchao_is_said_before_anything_is_trained(

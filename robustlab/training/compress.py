@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from robustlab.errors import UserError
 from robustlab.models.quiet import quiet_transformers
-from robustlab.training.families import TaskPlan, load_task, make_method
+from robustlab.training.families import TaskPlan, load_task
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from robustlab.training.inner import Maximisation
     from robustlab.training.tasks import Batch, Task
     from robustlab.training.trainer import TrainPlan
 
@@ -252,16 +253,19 @@ def distill(
     task: TaskPlan,
     train: TrainPlan,
     *,
+    method: Callable[[Task], Maximisation],
     accelerator: Accelerator,
 ) -> Mapping[str, Any]:
-    """Train a student on a teacher's outputs and write it.
+    """Train a student on a teacher's outputs, clean and attacked as the teacher was, and write it.
 
     Args:
         teacher: the trained model's folder.
         student: the model to begin with.
         out: where to write; atomically.
-        task: data and sizes; its ``spec`` is the student's here, which trains all parameters.
+        task: data and sizes; its ``spec`` is the student's here, of which all parameters are
+            trained.
         train: the outer loop.
+        method: makes the inner maximisation for the student's task.
         accelerator: as for :func:`~robustlab.training.trainer.train`.
 
     Returns:
@@ -273,10 +277,8 @@ def distill(
     from robustlab.training.trainer import train as run
 
     kind = kind_of_model(str(teacher))
-    learner: Any = taught(load_task(kind, replace(task, spec=student)), str(teacher))
+    learner: Any = taught(load_task(kind, replace(task, spec=student, peft=None)), str(teacher))
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
-        result = run(
-            learner, make_method("none", 0.0, learner), train, Path(place), accelerator=accelerator
-        )
+        result = run(learner, method(learner), train, Path(place), accelerator=accelerator)
     learner.save(out)
     return result.as_json()

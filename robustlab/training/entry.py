@@ -31,6 +31,9 @@ from robustlab.training.trainer import TrainPlan, make_accelerator, train
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from robustlab.training.inner import Maximisation
+    from robustlab.training.tasks import Task
+
 __all__ = ["DEFAULT_METHOD", "AdvtrainResult", "Progress", "advtrain", "kind_of", "strengths_of"]
 
 DEFAULT_METHOD = {
@@ -384,8 +387,8 @@ class _Run:
         training = json.loads((place / "training.json").read_text(encoding="utf-8"))
         self._note(number + 0.7, total, f"{job.name}: attacking")
         found = [self._judged(job, place, place / "model", "", training)]
-        for variant, folder in self._variants(job, place):
-            found.append(self._judged(job, place, folder, variant, {}))
+        for variant, folder, cost in self._variants(job, place):
+            found.append(self._judged(job, place, folder, variant, cost))
         return found
 
     def _train(self, job: _Job, place: Path, number: int, total: int) -> None:
@@ -394,7 +397,7 @@ class _Run:
             from robustlab.training.compress import taught
 
             task = taught(task, self.teacher)
-        method = make_method(job.method, job.strength, task, self.options.get(job.method))
+        method = self._method(job, task)
 
         def note(done: int, updates: int, said: str) -> None:
             self._note(number + 0.7 * done / updates, total, f"{job.name}: {said}")
@@ -413,6 +416,9 @@ class _Run:
             (place / "checkpoint.safetensors").unlink(missing_ok=True)
             _write(place / "training.json", result.as_json())
 
+    def _method(self, job: _Job, task: Task) -> Maximisation:
+        return make_method(job.method, job.strength, task, self.options.get(job.method))
+
     def _task_plan(self, job: _Job) -> TaskPlan:
         return replace(self.task, seed=job.seed, peft=job.peft)
 
@@ -420,30 +426,32 @@ class _Run:
         rate = self.learning_rate or _RATES.get(job.peft, _RATE)
         return replace(self.train, seed=job.seed, learning_rate=rate)
 
-    def _variants(self, job: _Job, place: Path) -> list[tuple[str, Path]]:
-        """Compressed forms of a model, made where they are not there yet."""
-        found = []
+    def _variants(self, job: _Job, place: Path) -> list[tuple[str, Path, dict[str, Any]]]:
+        """Compressed forms of a model, made where they are not there yet, and what they cost."""
+        found: list[tuple[str, Path, dict[str, Any]]] = []
         for form in self.quantize:
             from robustlab.training.compress import quantize
 
             folder = place / form
             if not folder.is_dir():
                 quantize(place / "model", form, folder)
-            found.append((form, folder))
+            found.append((form, folder, {}))
         if self.distill_to is not None:
             from robustlab.training.compress import distill
 
-            folder = place / "distilled"
-            if not folder.is_dir():
-                distill(
+            folder, record = place / "distilled", place / "training-distilled.json"
+            if not record.is_file():
+                cost = distill(
                     place / "model",
                     self.distill_to,
                     folder,
                     self._task_plan(job),
-                    self._train_plan(job),
+                    self._train_plan(replace(job, peft=None)),
+                    method=lambda task: self._method(job, task),
                     accelerator=self.accelerator,
                 )
-            found.append(("distilled", folder))
+                _write(record, cost)
+            found.append(("distilled", folder, json.loads(record.read_text(encoding="utf-8"))))
         return found
 
     def _judged(
