@@ -102,6 +102,14 @@ def test_the_sentence_says_what_was_gained_and_lost() -> None:
     )
 
 
+def test_the_sentence_is_of_what_was_trained_and_not_of_a_compressed_control() -> None:
+    small = model("none", 0.0, "1111111111", "1111111111", variant="int8")
+    assert found(CONTROL, small, STRONG)["sentence"].startswith("freelb 1, full raises")
+    weaker = model("freelb", 0.5, "1111111000", "1111111100")
+    assert found(CONTROL, weaker, STRONG)["sentence"].startswith("freelb 1, full raises")
+    assert found(CONTROL, small)["sentence"].startswith("none, full, int8 raises")
+
+
 def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     made = found(CONTROL, STRONG)
     rows = list(csv.DictReader(io.StringIO(curve_csv(made).decode("utf-8"))))

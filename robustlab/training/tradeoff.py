@@ -379,12 +379,14 @@ def curve_csv(found: Mapping[str, Any]) -> bytes:
 
 
 def sentence(points: Sequence[Point], words: tuple[str, str], suite: str) -> str:
-    """What was gained and lost, in one sentence: of the point with the most robust accuracy."""
+    """What the point with the most robust accuracy gained and lost, in one sentence."""
     control = next((point for point in points if point.is_control), None)
-    others = [point for point in points if point.robust_difference is not None]
-    if control is None or not others:
+    compared = [point for point in points if point.robust_difference is not None]
+    if control is None or not compared:
         return "There is nothing to compare with the control."
-    best = max(others, key=lambda point: point.robust.value)
+    # Compressed forms of the control only where nothing else was trained.
+    others = [point for point in compared if point.method != CONTROL] or compared
+    best = max(others, key=lambda point: (point.robust.value, point.clean.value))
     gained, lost = best.robust_difference, best.clean_difference
     assert gained is not None
     assert lost is not None
