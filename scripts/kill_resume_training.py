@@ -3,10 +3,11 @@
 
 The same run is made once in peace. Then it is begun again, killed with SIGKILL, which no program
 can catch, and continued with --resume until all kills are done; then it is let to its end. The
-moments are drawn over the time that the run in peace took: while models are trained, attacked or
+moments are spread over the time that the run in peace took: while models are trained, attacked or
 written. All weights have to be equal bit for bit, and so has the curve, but for times and memory.
 
-    python scripts/kill_resume_training.py --kills 5 -- --limit-train 200 --limit-eval 20
+    python scripts/kill_resume_training.py --kills 5 -- --data corpora/reviews \\
+        --strength 0.2 --limit-train 400 --epochs 4 --limit-eval 4 --suite quick
 
 Whatever stands behind -- goes to ``robustlab advtrain``. Ends with exit code 1 on a difference,
 and with 2 if the training itself fails.
@@ -64,12 +65,12 @@ def experiment(
     whole = time.monotonic() - start
     found: list[str] = []
     while len(found) < kills and not (place / "summary.json").is_file():
-        # Work that was done stays done, so that shorter times reach as far as the whole run.
+        # Work that was done stays done, so that short times together reach through the whole run.
         process = subprocess.Popen(
             continued(train, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            process.wait(dice.uniform(0.1, 0.6) * whole)
+            process.wait(dice.uniform(0.4, 1.4) * whole / (kills + 1))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

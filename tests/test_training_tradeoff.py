@@ -125,5 +125,5 @@ def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     pytest.importorskip("matplotlib")
     drawn = draw_tradeoff(made, "tiny")
     assert drawn["png"].startswith(b"\x89PNG")
-    assert b"freelb 1" in drawn["svg"]
+    assert b"freelb, 1" in drawn["svg"]
     assert b"control" in drawn["svg"]

@@ -13,14 +13,18 @@ from robustlab.report.terminal import make_console, print_indented, safe_text
 
 __all__ = ["draw_tradeoff", "print_tradeoff", "tradeoff_page", "tradeoff_table"]
 
+_LABELLED = 6
+"""Points that are named in the figure itself; more would stand on each other's names."""
+
 _INK, _SOFT = "#16191d", "#5b6370"
 
 
 def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "svg"], bytes]:
     """A point for each strength with its intervals in both directions, and the Pareto front.
 
-    A thin line joins the strengths of a method. The control is marked; where a point has a
-    certified accuracy, a bar stands at it.
+    A thin line joins the strengths of a method. Points are named where they stand, or, where they
+    are many, in a legend, with the strength alone beside each. The control is marked; where a
+    point has a certified accuracy, a bar stands at it.
 
     Args:
         curve: the object in ``tradeoff.json``.
@@ -43,6 +47,8 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
         axes = figure.add_subplot()
         series = list(dict.fromkeys(_series(point) for point in curve["points"]))
         alike = len({point["peft"] for point in curve["points"]}) == 1
+        crowded = len(curve["points"]) > _LABELLED
+        named: set[str] = set()
         for number, of_series in enumerate(series):
             places = [
                 (p["clean"]["value"], p["robust"]["value"])
@@ -55,19 +61,24 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
             control = point["control"]
             colour = _INK if control else COLOURS[series.index(_series(point)) % len(COLOURS)]
             clean, robust = point["clean"], point["robust"]
+            name = _name(point, alike)
+            lap = series.index(_series(point)) // len(COLOURS)
             axes.errorbar(
                 clean["value"],
                 robust["value"],
                 xerr=[[clean["value"] - clean["low"]], [clean["high"] - clean["value"]]],
                 yerr=[[robust["value"] - robust["low"]], [robust["high"] - robust["value"]]],
-                fmt="s" if control else "o",
+                fmt="s" if control else "o^vDPX"[lap % 6],
                 color=colour,
                 elinewidth=0.8,
                 markersize=6,
                 alpha=0.9,
+                label=name if crowded and name not in named else None,
             )
+            named.add(name)
+            strength = "" if point["method"] == "none" else f"{point['strength']:g}"
             axes.annotate(
-                _mark(point, alike),
+                strength if crowded else ", ".join(part for part in (name, strength) if part),
                 (clean["value"], robust["value"]),
                 xytext=(6, 5),
                 textcoords="offset points",
@@ -90,6 +101,8 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
             (p["clean"]["value"], p["robust"]["value"]) for p in curve["points"] if p["on_front"]
         )
         axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
+        if crowded:
+            figure.legend(loc="outside right upper", fontsize=7, frameon=False)
         axes.set_xlabel(curve["words"]["clean"])
         axes.set_ylabel(
             textwrap.fill(f"{curve['words']['robust']} under {curve['attacks']['suite']}", 48)
@@ -111,10 +124,9 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
         return drawn
 
 
-def _mark(point: Mapping[str, Any], alike: bool) -> str:
-    """What stands beside a point; how it was trained only where that differs."""
-    plain = point["method"] == "none"
-    parts = ["control" if plain else f"{point['method']} {point['strength']:g}"]
+def _name(point: Mapping[str, Any], alike: bool) -> str:
+    """What a point is but for its strength; how it was trained only where that differs."""
+    parts = ["control" if point["method"] == "none" else point["method"]]
     parts += [] if alike else [point["peft"]]
     parts += [point["variant"]] if point["variant"] else []
     return safe_text(", ".join(parts))
