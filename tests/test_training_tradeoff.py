@@ -122,6 +122,7 @@ def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     page = tradeoff_page(made, "a <title>", None)
     assert "a &lt;title&gt;" in page
     assert "most common class is right on 60.0 %" in page
+    assert '<th scope="col">deepwordbug</th>' in page
     pytest.importorskip("matplotlib")
     drawn = draw_tradeoff(made, "tiny")
     assert drawn["png"].startswith(b"\x89PNG")

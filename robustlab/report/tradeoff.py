@@ -253,6 +253,15 @@ realises, and is in no worst case.{% endif %}</p>
 <tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table>
+<h2>{{ "Standing after each attack" if curve.attacks.in_turn else "By attack" }}</h2>
+<table>
+<thead><tr><th scope="col">model</th>{% for name in curve.attacks.members %}
+<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for point in curve.points %}<tr><td>{{ safe(point.label) }}</td>
+{% for name in curve.attacks.members %}
+<td>{{ "%.1f" | format(100 * point.attacks[name].value) }} %</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
 <h2>By epoch</h2>
 <table>
 <thead><tr><th scope="col">model</th><th scope="col">seed</th><th scope="col">epoch</th>
@@ -290,4 +299,5 @@ def tradeoff_page(curve: Mapping[str, Any], title: str, png: bytes | None) -> st
         head=head,
         rows=rows,
         epochs=epochs,
+        safe=safe_text,
     )
