@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from robustlab.models.load import load_target
 from robustlab.retrieval.encoder import BUILTIN, SentenceEncoder
 from robustlab.runs import default_run_folder
 
-__all__ = ["DEFAULT_DATA", "AttackResult", "attack"]
+__all__ = ["DEFAULT_DATA", "AttackResult", "attack", "load_campaigns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,6 @@ def attack(
     suite: str | None = None,
     split: str | None = None,
     limit: int | None = None,
-    only: Collection[str] | None = None,
     wanted: str | None = None,
     query_budget: int | None = None,
     max_edits: int | None = None,
@@ -70,7 +69,6 @@ def attack(
         suite: a recipe file that lists others; its recipes come before ``recipe``.
         split: of the data; the default is ``test``, else ``validation``.
         limit: only the first so many examples after a shuffle by ``seed``.
-        only: ids; of the examples chosen, only these are attacked.
         wanted: the class or the output to be forced, instead of the recipe's.
         query_budget: the most queries for one example, instead of the recipe's.
         max_edits: the most words that may differ from the original, instead of the recipe's.
@@ -98,30 +96,23 @@ def attack(
         raise UserError("a run is either made with --out or continued with --resume, not both")
     names = [*([suite] if suite else []), *recipe] or ["deepwordbug"]
     plans = [_adjusted(plan, wanted, query_budget, max_edits) for plan in load_recipes(names)]
-    named = {name: column for name, column in (columns or {}).items() if column is not None}
-    options: dict[str, Any] = {"kind": kind, "device": device, "batch_tokens": batch_tokens}
-    target = load_target(target_spec, dtype=dtype, **options)
-    coarse = target.describe().get("dtype") != "fp32"
-    judge = load_target(target_spec, dtype="fp32", **options) if coarse else None
-    encoder = SentenceEncoder.load(BUILTIN, device=device, dtype="fp32")
-    examples = ExampleSource(
-        target, data_spec, named, skip_bad_rows, seed, limit, split, prompt, max_new_tokens
+    campaigns = load_campaigns(
+        plans,
+        target_spec=target_spec,
+        data_spec=data_spec,
+        split=split,
+        limit=limit,
+        prompt=prompt,
+        max_new_tokens=max_new_tokens,
+        concurrency=concurrency,
+        kind=kind,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        columns=columns,
+        skip_bad_rows=skip_bad_rows,
     )
-    campaigns = {
-        plan.name: Campaign(
-            target,
-            examples.of(plan),
-            plan,
-            seed=seed,
-            concurrency=concurrency,
-            judge=judge,
-            encoder=encoder,
-            training=examples.training(plan),
-        )
-        for plan in plans
-    }
-    if only is not None:
-        campaigns = {name: _among(campaign, only) for name, campaign in campaigns.items()}
     folder = resume or out or default_run_folder("attack")
     with opened_runs(
         folder, campaigns, suite=suite, arguments=arguments, resume=resume is not None
@@ -134,10 +125,53 @@ def attack(
     return AttackResult(folder, run.summary or {})
 
 
-def _among(campaign: Campaign, ids: Collection[str]) -> Campaign:
-    """The campaign on those of its examples alone whose ids are named."""
-    every = campaign.examples.examples
-    return campaign.variant(examples=[example for example in every if example.id in ids])
+def load_campaigns(
+    plans: Sequence[Recipe],
+    *,
+    target_spec: str,
+    data_spec: str | None,
+    seed: int,
+    device: str,
+    dtype: str,
+    limit: int | None,
+    columns: Mapping[str, str | None] | None,
+    split: str | None = None,
+    prompt: str | None = None,
+    max_new_tokens: int = 32,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    kind: str | None = None,
+    batch_tokens: int | None = None,
+    skip_bad_rows: bool = False,
+) -> dict[str, Campaign]:
+    """Campaigns by the names of their recipes, on one target that is loaded once for all.
+
+    Args as for :func:`attack`.
+
+    Raises:
+        UserError: no such target or data, or none that a recipe can attack.
+    """
+    named = {name: column for name, column in (columns or {}).items() if column is not None}
+    options: dict[str, Any] = {"kind": kind, "device": device, "batch_tokens": batch_tokens}
+    target = load_target(target_spec, dtype=dtype, **options)
+    coarse = target.describe().get("dtype") != "fp32"
+    judge = load_target(target_spec, dtype="fp32", **options) if coarse else None
+    encoder = SentenceEncoder.load(BUILTIN, device=device, dtype="fp32")
+    examples = ExampleSource(
+        target, data_spec, named, skip_bad_rows, seed, limit, split, prompt, max_new_tokens
+    )
+    return {
+        plan.name: Campaign(
+            target,
+            examples.of(plan),
+            plan,
+            seed=seed,
+            concurrency=concurrency,
+            judge=judge,
+            encoder=encoder,
+            training=examples.training(plan),
+        )
+        for plan in plans
+    }
 
 
 def _adjusted(

@@ -17,7 +17,9 @@ from robustlab.report.terminal import safe_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "Pictures", "Roc", "can_draw", "draw_curves", "draw_points", "draw_roc"]
+__all__ = [
+    "COLOURS", "Pictures", "Roc", "can_draw", "draw_curves", "draw_points", "draw_roc", "pictures",
+]  # fmt: skip
 
 Pictures: TypeAlias = dict[Literal["png", "svg"], bytes]
 """One figure as PNG (1,280 pixels wide) and as SVG."""
@@ -52,7 +54,7 @@ def draw_curves(curves: Sequence[Curve], budget: Budget, title: str) -> Pictures
         if len(curves) > 1:
             _explain(axes, list(map(_named, curves)))
 
-    return _pictures(draw)
+    return pictures(draw)
 
 
 def draw_points(plot: Plot, title: str) -> Pictures:
@@ -87,7 +89,7 @@ def draw_points(plot: Plot, title: str) -> Pictures:
         if len(plot.series) > 1:
             _explain(axes, [safe_text(series.name) for series in plot.series])
 
-    return _pictures(draw)
+    return pictures(draw)
 
 
 def draw_roc(
@@ -126,10 +128,11 @@ def draw_roc(
         _explain(axes, ["\n".join(said[name]) for name in names])
 
     lines = sum(1 + (name in curves) + (name in adapted) for name in names)
-    return _pictures(draw, height=max(_HEIGHT, 0.8 + 0.16 * lines))
+    return pictures(draw, height=max(_HEIGHT, 0.8 + 0.16 * lines))
 
 
-def _pictures(draw: Callable[[Axes], None], height: float = _HEIGHT) -> Pictures:
+def pictures(draw: Callable[[Axes], None], height: float = _HEIGHT) -> Pictures:
+    """One figure, ``height`` inches high: what ``draw`` puts on its axes."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-from robustlab.report.figures import COLOURS
+from robustlab.report.figures import COLOURS, Pictures, pictures
 from robustlab.report.terminal import make_console, print_indented, safe_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["draw_tradeoff", "print_tradeoff", "tradeoff_page", "tradeoff_table"]
 
 _LABELLED = 6
 """Points that are named in the figure itself; more would stand on each other's names."""
 
+_SHAPES = "o^vDPX"
+"""One a round through the colours."""
+
 _INK, _SOFT = "#16191d", "#5b6370"
 
 
-def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "svg"], bytes]:
+def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
     """A point for each strength with its intervals in both directions, and the Pareto front.
 
     A thin line joins the strengths of a method. Points are named where they stand, or, where they
@@ -30,98 +35,82 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> dict[Literal["png", "
         curve: the object in ``tradeoff.json``.
         title: taken as it is.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    points: Sequence[Mapping[str, Any]] = curve["points"]
+    alike = len({point["peft"] for point in points}) == 1
+    crowded = len(points) > _LABELLED
+    series: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        series.setdefault(_name(point, alike), []).append(point)
 
-    settings: Any = {
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "robustlab",
-        "text.parse_math": False,
-        "text.usetex": False,
-    }
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = figure.add_subplot()
-        series = list(dict.fromkeys(_series(point) for point in curve["points"]))
-        alike = len({point["peft"] for point in curve["points"]}) == 1
-        crowded = len(curve["points"]) > _LABELLED
-        named: set[str] = set()
-        for number, of_series in enumerate(series):
-            places = [
-                (p["clean"]["value"], p["robust"]["value"])
-                for p in curve["points"]
-                if _series(p) == of_series
-            ]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(*zip(*places, strict=True), color=colour, linewidth=0.6, alpha=0.6, zorder=1)
-        for point in curve["points"]:
-            control = point["control"]
-            colour = _INK if control else COLOURS[series.index(_series(point)) % len(COLOURS)]
-            clean, robust = point["clean"], point["robust"]
-            name = _name(point, alike)
-            lap = series.index(_series(point)) // len(COLOURS)
-            axes.errorbar(
-                clean["value"],
-                robust["value"],
-                xerr=[[clean["value"] - clean["low"]], [clean["high"] - clean["value"]]],
-                yerr=[[robust["value"] - robust["low"]], [robust["high"] - robust["value"]]],
-                fmt="s" if control else "o^vDPX"[lap % 6],
-                color=colour,
-                elinewidth=0.8,
-                markersize=6,
-                alpha=0.9,
-                label=name if crowded and name not in named else None,
-            )
-            named.add(name)
-            strength = "" if point["method"] == "none" else f"{point['strength']:g}"
-            axes.annotate(
-                strength if crowded else ", ".join(part for part in (name, strength) if part),
-                (clean["value"], robust["value"]),
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=8,
-                color=colour,
-            )
-            if point["certified"] is not None:
-                axes.plot(clean["value"], point["certified"], "_", color=colour, markersize=14)
+    def draw(axes: Axes) -> None:
+        for number, (name, of_series) in enumerate(series.items()):
+            _draw_series(axes, number, name, of_series, crowded)
         if curve["constant"] is not None:
-            axes.plot(curve["constant"], curve["constant"], "x", color=_SOFT, markersize=6)
-            axes.annotate(
-                "always the most common class",
-                (curve["constant"], curve["constant"]),
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=8,
-                color=_SOFT,
-            )
-        front = sorted(
-            (p["clean"]["value"], p["robust"]["value"]) for p in curve["points"] if p["on_front"]
-        )
+            place = curve["constant"], curve["constant"]
+            axes.plot(*place, "x", color=_SOFT, markersize=6)
+            _write_beside(axes, place, "always the most common class", _SOFT)
+        front = sorted(_place(point) for point in points if point["on_front"])
         axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
         if crowded:
-            figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+            axes.figure.legend(loc="outside right upper", fontsize=7, frameon=False)
         axes.set_xlabel(curve["words"]["clean"])
         axes.set_ylabel(
             textwrap.fill(f"{curve['words']['robust']} under {curve['attacks']['suite']}", 48)
         )
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-            axis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g} %")
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.grid(color="#e1e4e8", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=_SOFT, length=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        drawn: dict[Literal["png", "svg"], bytes] = {}
-        for kind in ("png", "svg"):
-            stream = io.BytesIO()
-            metadata = {"Software": None} if kind == "png" else {"Date": None}
-            figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
-            drawn[kind] = stream.getvalue()
-        return drawn
+        _dress(axes, title)
+
+    return pictures(draw, height=4.4)
+
+
+def _draw_series(
+    axes: Axes, number: int, name: str, points: Sequence[Mapping[str, Any]], crowded: bool
+) -> None:
+    """One kind of model at all its strengths, in the ``number``-th colour and shape."""
+    control = points[0]["control"]
+    lap, place = divmod(number, len(COLOURS))
+    colour = _INK if control else COLOURS[place]
+    places = [_place(point) for point in points]
+    axes.plot(*zip(*places, strict=True), color=colour, linewidth=0.6, alpha=0.6, zorder=1)
+    for at, point in zip(places, points, strict=True):
+        clean, robust = point["clean"], point["robust"]
+        axes.errorbar(
+            *at,
+            xerr=[[at[0] - clean["low"]], [clean["high"] - at[0]]],
+            yerr=[[at[1] - robust["low"]], [robust["high"] - at[1]]],
+            fmt="s" if control else _SHAPES[lap % len(_SHAPES)],
+            color=colour,
+            elinewidth=0.8,
+            markersize=6,
+            alpha=0.9,
+            label=name if crowded and point is points[0] else None,
+        )
+        strength = "" if point["method"] == "none" else f"{point['strength']:g}"
+        parts = [strength] if crowded else [name, *([strength] if strength else [])]
+        _write_beside(axes, at, ", ".join(parts), colour)
+        if point["certified"] is not None:
+            axes.plot(at[0], point["certified"], "_", color=colour, markersize=14)
+
+
+def _write_beside(axes: Axes, place: tuple[float, float], text: str, colour: str) -> None:
+    axes.annotate(text, place, xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour)
+
+
+def _dress(axes: Axes, title: str) -> None:
+    """Title, round percentages on both axes, and a grid."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g} %")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(color="#e1e4e8", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_SOFT, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _place(point: Mapping[str, Any]) -> tuple[float, float]:
+    return point["clean"]["value"], point["robust"]["value"]
 
 
 def _name(point: Mapping[str, Any], alike: bool) -> str:
@@ -130,10 +119,6 @@ def _name(point: Mapping[str, Any], alike: bool) -> str:
     parts += [] if alike else [point["peft"]]
     parts += [point["variant"]] if point["variant"] else []
     return safe_text(", ".join(parts))
-
-
-def _series(point: Mapping[str, Any]) -> tuple[str, str, str]:
-    return point["method"], point["peft"], point["variant"]
 
 
 def tradeoff_table(curve: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

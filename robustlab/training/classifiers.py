@@ -25,6 +25,7 @@ from robustlab.training.tasks import Batch, bucketed, shifted
 if TYPE_CHECKING:
     import torch
 
+    from robustlab.attack.campaign import Campaign
     from robustlab.attack.recipe import Recipe
     from robustlab.models.classifier import ClassifierTarget
     from robustlab.models.target import Target, TextInput
@@ -416,30 +417,30 @@ class SuiteJudge:
 
     def judge(self, spec: str, folder: Path) -> Judged:
         """Attack a model with the whole suite; interrupted runs in ``folder`` go on."""
+        campaigns = _Campaigns(self._plan, self._recipes, spec, folder)
         against = self._plan.trained_against
-        texts = [recipe for recipe in self._recipes if recipe.name not in self._embedded]
-        texts.sort(key=lambda recipe: recipe.name in against)
+        texts = [name for name in self.attacks if name not in self._embedded]
+        texts.sort(key=lambda name: name in against)
         clean: dict[str, bool] = {}
+        truths: dict[str, str] = {}
         standing: dict[str, bool] = {}
         robust: dict[str, bool] = {}
-        truths: dict[str, str] = {}
         attacks: dict[str, Mapping[str, bool]] = {}
-        for recipe in texts:
+        for name in texts:
             left = {key for key, stands in standing.items() if stands}
             if left or not standing:
-                for outcome in self._outcomes(recipe, spec, folder, left if standing else None):
+                for outcome in campaigns.outcomes(name, left if standing else None):
                     key, status = outcome["id"], outcome["status"]
                     standing[key] = status in ("failed", "error")
                     if status != "error":
                         clean[key] = status != "skipped"
                         truths[key] = outcome["truth"]
-            attacks[recipe.name] = dict(standing)
-            if recipe.name not in against:
+            attacks[name] = dict(standing)
+            if name not in against:
                 robust = dict(standing)
-        for recipe in self._recipes:
-            if recipe.name in self._embedded:
-                outcomes = self._outcomes(recipe, spec, folder, None)
-                attacks[recipe.name] = {o["id"]: o["status"] == "failed" for o in outcomes}
+        for name in self._embedded:
+            outcomes = campaigns.outcomes(name, None)
+            attacks[name] = {o["id"]: o["status"] == "failed" for o in outcomes}
         # An example that no attack on text could read is left out.
         return Judged(
             clean=clean,
@@ -453,30 +454,53 @@ class SuiteJudge:
             constant=max(Counter(truths.values()).values()) / len(truths) if truths else None,
         )
 
-    def _outcomes(
-        self, recipe: Recipe, spec: str, folder: Path, only: Collection[str] | None
-    ) -> list[Mapping[str, Any]]:
-        """One recipe against those of the examples; a run of its own."""
-        from robustlab.attack import attack
+
+@dataclass(frozen=True)
+class _Campaigns:
+    """The attacks on one model, each a run of its own; the model is loaded once, if at all."""
+
+    plan: JudgePlan
+    recipes: Sequence[Recipe]
+    spec: str
+    folder: Path
+
+    def outcomes(self, name: str, only: Collection[str] | None) -> Sequence[Mapping[str, Any]]:
+        """What became of the examples, or of those whose ids are named; attacked if need be."""
+        from robustlab.attack.suite import opened_runs, run_campaigns
         from robustlab.runs import RunDirectory
 
-        place = folder / recipe.name
+        place = self.folder / name
         begun = (place / "manifest.json").is_file()
         if not (begun and RunDirectory.open(place).is_complete):
-            attack(
-                target_spec=spec,
-                data_spec=self._plan.data or FAMILIES["classifier"].data,
-                recipe=[recipe.source],
-                limit=self._plan.limit,
-                only=only,
-                seed=self._plan.seed,
-                device=self._plan.device,
-                dtype=self._plan.dtype,
-                columns=self._plan.columns,
-                out=None if begun else place,
-                resume=place if begun else None,
-            )
-        return list(RunDirectory.open(place).outcomes())
+            campaign = self._loaded[name]
+            if only is not None:
+                every = campaign.examples.examples
+                campaign = campaign.variant(examples=[one for one in every if one.id in only])
+            arguments = {**self._arguments, "recipe": name, "only": only}
+            with opened_runs(
+                place, {name: campaign}, suite=None, arguments=arguments, resume=begun
+            ) as (run, runs):
+                run_campaigns(run, {name: campaign}, runs)
+        return RunDirectory.open(place).outcomes()
+
+    @cached_property
+    def _loaded(self) -> Mapping[str, Campaign]:
+        from robustlab.attack.entry import load_campaigns
+
+        return load_campaigns(self.recipes, **self._arguments)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "target_spec": self.spec,
+            "data_spec": plan.data or FAMILIES["classifier"].data,
+            "limit": plan.limit,
+            "seed": plan.seed,
+            "device": plan.device,
+            "dtype": plan.dtype,
+            "columns": plan.columns,
+        }
 
 
 def make_judge(plan: JudgePlan) -> SuiteJudge:

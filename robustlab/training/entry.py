@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from robustlab.errors import UserError
 from robustlab.runs import RunDirectory, build_manifest, default_run_folder
 from robustlab.training.adapters import PEFT_KINDS
+from robustlab.training.compress import QUANTIZED, distill, needs_torchao, quantize, taught
 from robustlab.training.families import (
     FAMILIES,
     METHODS,
@@ -174,13 +175,9 @@ def advtrain(
     if data_spec is None and method is None:
         limit_train = SMALL_TRAIN if limit_train is None else limit_train
         limit_eval = SMALL_EVAL if limit_eval is None else limit_eval
-    adapters = tuple(dict.fromkeys(peft.split(",")))
-    for adapter in adapters:
-        if adapter not in ("none", *PEFT_KINDS):
-            raise UserError(f"there is no --peft {adapter}; there are: {', '.join(PEFT_KINDS)}")
-    if quantize:
-        from robustlab.training.compress import needs_torchao
-
+    adapters = _names("--peft", peft, (*PEFT_KINDS, "none"))
+    forms = _names("--quantize", quantize, QUANTIZED) if quantize else ()
+    if forms:
         needs_torchao()
     options = options_of(option, methods)
     trained_against = frozenset(
@@ -204,7 +201,6 @@ def advtrain(
         ),
         train=TrainPlan(
             epochs=epochs,
-            learning_rate=learning_rate or _RATE,
             bf16=_is_bf16(dtype, accelerator),
             micro_batch=micro_batch,
             patience=patience,
@@ -228,7 +224,7 @@ def advtrain(
         progress=progress,
         learning_rate=learning_rate,
         teacher=teacher,
-        quantize=tuple(dict.fromkeys(quantize.split(","))) if quantize else (),
+        quantize=forms,
         distill_to=distill_to,
         probe=tuple(probe),
         trained_against=trained_against,
@@ -290,12 +286,23 @@ def options_of(pairs: Sequence[str], methods: Sequence[str]) -> dict[str, dict[s
     return found
 
 
+def _names(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """What stands between the commas, each once.
+
+    Raises:
+        UserError: a name that is not known.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} {text}: {name!r} is none of {', '.join(known)}")
+    return names
+
+
 def _methods_of(names: str, family: str) -> tuple[str, ...]:
     """The methods named, each once; the control, which is trained in any case, is none of them."""
-    methods = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    methods = _names("--method", names, tuple(METHODS))
     for name in methods:
-        if name not in METHODS:
-            raise UserError(f"there is no --method {name}; there are: {', '.join(METHODS)}")
         if family not in METHODS[name][0]:
             able = ", ".join(one for one, (kinds, _) in METHODS.items() if family in kinds)
             raise UserError(f"--method {name} does not train a {family}; these do: {able}")
@@ -394,8 +401,6 @@ class _Run:
     def _train(self, job: _Job, place: Path, number: int, total: int) -> None:
         task: Any = load_task(self.kind, self._task_plan(job))
         if self.teacher is not None:
-            from robustlab.training.compress import taught
-
             task = taught(task, self.teacher)
         method = self._method(job, task)
 
@@ -430,15 +435,11 @@ class _Run:
         """Compressed forms of a model, made where they are not there yet, and what they cost."""
         found: list[tuple[str, Path, dict[str, Any]]] = []
         for form in self.quantize:
-            from robustlab.training.compress import quantize
-
             folder = place / form
             if not folder.is_dir():
                 quantize(place / "model", form, folder)
             found.append((form, folder, {}))
         if self.distill_to is not None:
-            from robustlab.training.compress import distill
-
             folder, record = place / "distilled", place / "training-distilled.json"
             if not record.is_file():
                 cost = distill(
