@@ -110,6 +110,14 @@ def test_the_sentence_is_of_what_was_trained_and_not_of_a_compressed_control() -
     assert found(CONTROL, small)["sentence"].startswith("none, full, int8 raises")
 
 
+def test_the_sentence_is_about_the_control_trained_in_the_same_way() -> None:
+    other = model("none", 0.0, "1111111100", "1100000000", peft="lora")
+    trained = model("freelb", 1.0, "1111111100", "1111000000", peft="lora")
+    said = found(CONTROL, other, trained)["sentence"]
+    assert "from 20.0 % to 40.0 % (+20.0 points" in said
+    assert said.endswith("and leaves clean accuracy at 80.0 %.")
+
+
 def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     made = found(CONTROL, STRONG)
     rows = list(csv.DictReader(io.StringIO(curve_csv(made).decode("utf-8"))))
@@ -126,5 +134,5 @@ def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     pytest.importorskip("matplotlib")
     drawn = draw_tradeoff(made, "tiny")
     assert drawn["png"].startswith(b"\x89PNG")
-    assert b"freelb, 1" in drawn["svg"]
+    assert b"freelb 1" in drawn["svg"]
     assert b"control" in drawn["svg"]

@@ -43,12 +43,27 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
         series.setdefault(_name(point, alike), []).append(point)
 
     def draw(axes: Axes) -> None:
+        # By place, so that points on one place do not write over each other.
+        beside: dict[tuple[float, float], dict[str, None]] = {}
         for number, (name, of_series) in enumerate(series.items()):
-            _draw_series(axes, number, name, of_series, crowded)
+            _draw_series(axes, number, of_series, name if crowded else None)
+            for point in of_series:
+                strength = "" if point["method"] == "none" else f"{point['strength']:g}"
+                text = strength if crowded else f"{name} {strength}".rstrip()
+                beside.setdefault(_place(point), {})[text] = None
         if curve["constant"] is not None:
             place = curve["constant"], curve["constant"]
             axes.plot(*place, "x", color=_SOFT, markersize=6)
-            _write_beside(axes, place, "always the most common class", _SOFT)
+            beside.setdefault(place, {})["always the most common class"] = None
+        for place, texts in beside.items():
+            axes.annotate(
+                "\n".join(filter(None, texts)),
+                place,
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=_INK,
+            )
         front = sorted(_place(point) for point in points if point["on_front"])
         axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
         if crowded:
@@ -63,36 +78,33 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
 
 
 def _draw_series(
-    axes: Axes, number: int, name: str, points: Sequence[Mapping[str, Any]], crowded: bool
+    axes: Axes, number: int, points: Sequence[Mapping[str, Any]], label: str | None
 ) -> None:
-    """One kind of model at all its strengths, in the ``number``-th colour and shape."""
+    """One kind of model at all its strengths, in the ``number``-th colour and shape.
+
+    ``label`` is what the legend calls it, if there is one.
+    """
     control = points[0]["control"]
     lap, place = divmod(number, len(COLOURS))
     colour = _INK if control else COLOURS[place]
     places = [_place(point) for point in points]
     axes.plot(*zip(*places, strict=True), color=colour, linewidth=0.6, alpha=0.6, zorder=1)
-    for at, point in zip(places, points, strict=True):
+    for (x, y), point in zip(places, points, strict=True):
         clean, robust = point["clean"], point["robust"]
         axes.errorbar(
-            *at,
-            xerr=[[at[0] - clean["low"]], [clean["high"] - at[0]]],
-            yerr=[[at[1] - robust["low"]], [robust["high"] - at[1]]],
+            x,
+            y,
+            xerr=[[x - clean["low"]], [clean["high"] - x]],
+            yerr=[[y - robust["low"]], [robust["high"] - y]],
             fmt="s" if control else _SHAPES[lap % len(_SHAPES)],
             color=colour,
             elinewidth=0.8,
             markersize=6,
             alpha=0.9,
-            label=name if crowded and point is points[0] else None,
+            label=label if point is points[0] else None,
         )
-        strength = "" if point["method"] == "none" else f"{point['strength']:g}"
-        parts = [strength] if crowded else [name, *([strength] if strength else [])]
-        _write_beside(axes, at, ", ".join(parts), colour)
         if point["certified"] is not None:
-            axes.plot(at[0], point["certified"], "_", color=colour, markersize=14)
-
-
-def _write_beside(axes: Axes, place: tuple[float, float], text: str, colour: str) -> None:
-    axes.annotate(text, place, xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour)
+            axes.plot(x, point["certified"], "_", color=colour, markersize=14)
 
 
 def _dress(axes: Axes, title: str) -> None:

@@ -380,13 +380,15 @@ def curve_csv(found: Mapping[str, Any]) -> bytes:
 
 def sentence(points: Sequence[Point], words: tuple[str, str], suite: str) -> str:
     """What the point with the most robust accuracy gained and lost, in one sentence."""
-    control = next((point for point in points if point.is_control), None)
+    controls = [point for point in points if point.is_control]
     compared = [point for point in points if point.robust_difference is not None]
-    if control is None or not compared:
+    if not controls or not compared:
         return "There is nothing to compare with the control."
     # Compressed forms of the control only where nothing else was trained.
     others = [point for point in compared if point.method != CONTROL] or compared
     best = max(others, key=lambda point: (point.robust.value, point.clean.value))
+    # The one that its differences are from: trained in the same way, else any.
+    control = next((point for point in controls if point.peft == best.peft), controls[0])
     gained, lost = best.robust_difference, best.clean_difference
     assert gained is not None
     assert lost is not None
@@ -394,12 +396,16 @@ def sentence(points: Sequence[Point], words: tuple[str, str], suite: str) -> str
     sure = "significant" if gained.p_holm <= 0.05 else "not significant"
     verb = "raises" if gained.estimate.value > 0 else "does not raise"
     moved = lost.estimate.value
-    cost = "costs" if moved < 0 else "gains"
+    cost = (
+        f"{'costs' if moved < 0 else 'gains'} {abs(100 * moved):.1f} points of {clean} "
+        f"({_percent(control.clean)} to {_percent(best.clean)})"
+        if moved
+        else f"leaves {clean} at {_percent(best.clean)}"
+    )
     return (
         f"{best.label} {verb} {robust} under {suite} from {_percent(control.robust)} to "
         f"{_percent(best.robust)} ({_points(gained.estimate.value)}, {sure}: "
-        f"p = {gained.p_holm:.2g}), and {cost} {abs(100 * moved):.1f} points of {clean} "
-        f"({_percent(control.clean)} to {_percent(best.clean)})."
+        f"p = {gained.p_holm:.2g}), and {cost}."
     )
 
 
