@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from robustlab.models.target import Predict
 from robustlab.training.families import make_method
 from robustlab.training.tokens import (
     GradientRanked,
+    Misspelt,
     TokenMaximisation,
     _examples,
     attack_texts,
@@ -45,9 +46,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_task(tmp_path_factory.mktemp("tiny"))
 
 
-def attacked(task: Any, rows: range, **more: Any) -> list[Any]:
+def attacked(task: Any, rows: range, method: Any = RANKED, **more: Any) -> list[Any]:
     examples = _examples(task, rows)
-    return attack_texts(task.target(), examples, [RANKED] * len(rows), seed=0, **more)
+    return attack_texts(task.target(), examples, [method] * len(rows), seed=0, **more)
 
 
 def test_attacked_examples_are_never_easier_and_keep_the_limit(task: Any) -> None:
@@ -83,6 +84,26 @@ def test_the_shipped_methods_rank_and_keep_stopwords() -> None:
     mixed = training_methods("mixed")
     assert [method.name for method in mixed] == ["a2t", "hotflip", "look-alikes", "slips"]
     assert not mixed[0].constraints.may_change(["not", "The", "film"])[:2].any()
+
+
+def test_the_worst_of_some_misspelt_texts_is_shown(task: Any) -> None:
+    rows = range(24)
+
+    def losses(method: Misspelt) -> list[float]:
+        target = task.target()
+        found = []
+        for row, text in zip(rows, attacked(task, rows, method), strict=True):
+            own = task.examples[row]
+            old, new = own.text.split(), text.split()
+            assert len(old) == len(new)
+            assert all(a == b or len(a) > 1 for a, b in zip(old, new, strict=True))
+            found.append(-float(target.answer(Predict((text,))).probabilities[0, own.label]))
+        return found
+
+    slips = training_methods("mixed")[3]
+    assert isinstance(slips, Misspelt)
+    one, many = losses(replace(slips, draws=1)), losses(replace(slips, draws=16))
+    assert np.mean(many) > np.mean(one) + 0.01
 
 
 def test_the_share_is_attacked_anew_each_epoch(task: Any) -> None:

@@ -13,14 +13,16 @@ every method gets the same number of updates as the control.
     static adversarial examples of any recipe, made once from the model as training finds it, or
     taken from an earlier run: the weak baseline;
 ``mixed``
-    an example is attacked by one of four, drawn anew each epoch: a2t, hotflip, and gradient-ranked
-    look-alike or invisible characters, or slips on a keyboard.
+    an example is attacked by one of four, drawn anew each epoch: a2t, hotflip, look-alike or
+    reordered characters, or slips on a keyboard. The last two are the worst of a few texts
+    misspelt at random, in one word or in all of them: they are cheap, and a model learns to read
+    misspelt words from many of them rather than from the worst of them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,8 +43,8 @@ from robustlab.attack.perturbations import (
     Perturbation,
     Synonyms,
     homoglyphs,
-    invisible_characters,
     keyboard_typos,
+    reorderings,
 )
 from robustlab.attack.recipe import Recipe, load_recipe
 from robustlab.attack.tokens import BudgetedGoal, OwnTokens, single_text
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GradientRanked",
+    "Misspelt",
     "TokenMaximisation",
     "attack_texts",
     "make",
@@ -69,8 +72,8 @@ CONCURRENCY = 256
 _LOOKED_AT = 4
 """Of the candidates that serve, how many are tried for their constraints at once."""
 
-_MOST_MISSPELT = 5
-"""Words that an attack on characters changes at the most."""
+_DRAWS = 4
+"""Misspelt texts of which the worst is shown."""
 
 _DEFAULT_RECIPE = "typo-noise"
 
@@ -151,6 +154,51 @@ class GradientRanked:
             if free[position] and rows:
                 values.append((-float(steepness[rows].mean()), position))
         return [position for _, position in sorted(values)]
+
+
+@dataclass(frozen=True, slots=True)
+class Misspelt:
+    """The worst of some texts in which words, drawn at random, are misspelt once each.
+
+    How many words is drawn anew for each text: a share of those that may change, of any size, but
+    at least one.
+
+    ``draws``: how many texts are tried.
+    """
+
+    name: str
+    constraints: Constraints
+    perturbation: Callable[[str], Iterator[str]]
+    draws: int
+
+    def attack(self, start: Start, rng: np.random.Generator) -> Search[Found]:
+        """One look at all the texts."""
+        text = single_text(start.text, self.name)
+        words = Words.of(text)
+        every = Drawn(self.perturbation, self.draws)
+        spellings = {
+            position: made
+            for position, free in enumerate(self.constraints.may_change(words.words))
+            if free and (made := every(words, position, rng))
+        }
+        if not spellings:
+            return Found(text, claims_success=False)
+        texts = []
+        for _ in range(self.draws):
+            misspelt = words
+            count = max(1, round(float(rng.random()) * len(spellings)))
+            for position in rng.permutation(list(spellings))[:count].tolist():
+                made = spellings[position]
+                misspelt = misspelt.replace(position, made[int(rng.integers(len(made)))])
+            texts.append(misspelt.text)
+        look = yield from BudgetedGoal(start.goal, start.queries_left).look(texts)
+        if look is None:
+            return Found(text, claims_success=False)
+        return Found(texts[look.best], claims_success=bool(look.met[look.best]))
+
+    def broken(self, original: TextInput, perturbed: TextInput) -> Search[str | None]:
+        """The first constraint that a text breaks."""
+        return (yield from self.constraints.broken(original, perturbed))
 
 
 def attack_texts(
@@ -239,7 +287,7 @@ def training_methods(
         ignore_case=True,
         min_cosine=min_cosine,
     )
-    letters = Constraints(max_edits=_MOST_MISSPELT, min_word_length=2)
+    letters = Constraints(min_word_length=2)
     near = Neighbours(neighbours, 0.35, "exclude-if-known", base.stopwords)
     a2t = GradientRanked("a2t", words, (Synonyms(near),), proposals)
     flips = HotFlip("hotflip", words, beam=1, candidates=6, per_word=3, ascii_only=True)
@@ -247,13 +295,18 @@ def training_methods(
         return (a2t,)
     if name == "hotflip":
         return (flips,)
-    unseen = (Drawn(homoglyphs, 2), Drawn(invisible_characters, 1))
     return (
         a2t,
         flips,
-        GradientRanked("look-alikes", letters, unseen),
-        GradientRanked("slips", letters, (Drawn(keyboard_typos, 4),)),
+        Misspelt("look-alikes", letters, _look_alikes, _DRAWS),
+        Misspelt("slips", letters, keyboard_typos, _DRAWS),
     )
+
+
+def _look_alikes(word: str) -> Iterator[str]:
+    """Spellings that look like the word to a person."""
+    yield from homoglyphs(word)
+    yield from reorderings(word)
 
 
 class TokenMaximisation:
