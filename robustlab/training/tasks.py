@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from robustlab.models.target import Target, TextInput
 
-__all__ = ["Batch", "Task", "bucketed", "shifted"]
+__all__ = ["TEMPERATURE", "Batch", "Task", "bucketed", "shifted"]
+
+TEMPERATURE = 0.05
+"""What the cosines of questions and passages are divided by to be logits."""
 
 _BLOCK = 64
 
