@@ -14,9 +14,8 @@ every method gets the same number of updates as the control.
     taken from an earlier run: the weak baseline;
 ``mixed``
     an example is attacked by one of four, drawn anew each epoch: a2t, hotflip, look-alike or
-    reordered characters, or slips on a keyboard. The last two are the worst of a few texts
-    misspelt at random, in one word or in all of them: they are cheap, and a model learns to read
-    misspelt words from many of them rather than from the worst of them.
+    reordered characters, or slips on a keyboard. The last two are the worst of some texts that
+    are misspelt at random, in one word or in all of them.
 """
 
 from __future__ import annotations
@@ -71,9 +70,6 @@ CONCURRENCY = 256
 
 _LOOKED_AT = 4
 """Of the candidates that serve, how many are tried for their constraints at once."""
-
-_DRAWS = 4
-"""Misspelt texts of which the worst is shown."""
 
 _DEFAULT_RECIPE = "typo-noise"
 
@@ -269,6 +265,7 @@ def training_methods(
     min_cosine: float | None = 0.7,
     neighbours: int = 12,
     proposals: int | None = None,
+    draws: int = 8,
 ) -> tuple[Method, ...]:
     """The methods that a training example is attacked with, one of them by lot.
 
@@ -279,6 +276,8 @@ def training_methods(
             ``builtin:retriever``; None for no such constraint, which is twice as fast.
         neighbours: words that may stand for a word at the most.
         proposals: how many of them are tried.
+        draws: misspelt texts of which ``mixed`` shows the worst; more of them teach more
+            robustness for fewer updates in the same time.
     """
     base = _stopword_constraints()
     words = Constraints(
@@ -298,8 +297,8 @@ def training_methods(
     return (
         a2t,
         flips,
-        Misspelt("look-alikes", letters, _look_alikes, _DRAWS),
-        Misspelt("slips", letters, keyboard_typos, _DRAWS),
+        Misspelt("look-alikes", letters, _look_alikes, draws),
+        Misspelt("slips", letters, keyboard_typos, draws),
     )
 
 
@@ -427,6 +426,8 @@ def make(name: str, strength: float, task: Task, options: Mapping[str, Any]) -> 
             recipe that gives no training examples.
     """
     own = {"max_edit_rate", "min_cosine", "neighbours", "proposals"}
+    if name == "mixed":
+        own.add("draws")
     has = {"recipe", "run"} if name == "augment" else {*own, "recipe"}
     unknown = sorted(set(options) - has)
     if unknown:
@@ -446,6 +447,8 @@ def make(name: str, strength: float, task: Task, options: Mapping[str, Any]) -> 
         rate = float(options.get("max_edit_rate", 0.2))
         if not 0 < rate <= 1 or int(options.get("neighbours", 1)) < 1:
             raise UserError(f"{name} needs a max_edit_rate above 0, up to 1, and neighbours")
+        if int(options.get("draws", 1)) < 1:
+            raise UserError(f"{name} needs at least one draw, not {options['draws']}")
         methods = training_methods(name, **options)
     return TokenMaximisation(
         name, strength, methods, static=name == "augment", encoder_device=device
