@@ -166,6 +166,8 @@ def test_an_earlier_run_gives_examples(task: Any, tmp_path: Path) -> None:
         ("augment", 0.5, {"recipe": "quick"}, "is a suite"),
         ("augment", 0.5, {"recipe": "pgd"}, "writes no text for each example"),
         ("a2t", 0.5, {"max_edit_rate": 0}, "max_edit_rate above 0"),
+        ("hotflip", 0.5, {"neighbours": 3}, "no option 'neighbours'"),
+        ("mixed", 0.5, {"draws": 0}, "at least one draw"),
     ],
 )
 def test_wrong_options_are_refused(

@@ -73,6 +73,13 @@ _LOOKED_AT = 4
 
 _DEFAULT_RECIPE = "typo-noise"
 
+_OPTIONS = {
+    "a2t": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "recipe"},
+    "hotflip": {"max_edit_rate", "min_cosine", "recipe"},
+    "augment": {"recipe", "run"},
+    "mixed": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "draws", "recipe"},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GradientRanked:
@@ -425,10 +432,7 @@ def make(name: str, strength: float, task: Task, options: Mapping[str, Any]) -> 
         UserError: an option that the method does not have, a value that it does not allow, or a
             recipe that gives no training examples.
     """
-    own = {"max_edit_rate", "min_cosine", "neighbours", "proposals"}
-    if name == "mixed":
-        own.add("draws")
-    has = {"recipe", "run"} if name == "augment" else {*own, "recipe"}
+    has = _OPTIONS[name]
     unknown = sorted(set(options) - has)
     if unknown:
         raise UserError(
