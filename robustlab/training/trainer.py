@@ -253,6 +253,10 @@ class _Training:
         task.module.train()
         self._versions = _versions(task.module)
         if state.batch == 0:
+            if self._progress is not None:
+                # Attacking the epoch's examples can take longer than all of its updates.
+                said = f"epoch {state.epoch + 1} of {plan.epochs} begins"
+                self._progress(state.updates, self._total, said)
             self._method.begin_epoch(task, seed=plan.seed, epoch=state.epoch)
             state.method = dict(self._method.state())
         else:
