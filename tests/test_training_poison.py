@@ -196,33 +196,6 @@ def test_negatives_and_typos_reach_the_loss(retriever: Any) -> None:
     )
 
 
-def test_the_encoder_as_training_found_it_teaches_mistyped_questions(
-    retriever: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passages, questions = retriever.embedded()
-    assert len(questions) == len(retriever.pairs)
-    assert len(passages) == len({pair.passage.id for pair in retriever.pairs})
-    with torch.no_grad():
-        again = retriever.asked([pair.question.text for pair in retriever.pairs])
-    assert torch.allclose(again, questions, atol=1e-5)
-
-    batch = retriever.collate([2, 0])
-
-    def added(draws: int) -> float:
-        losses: list[Any] = []
-        typo: Any = make_method("typo", 1.0, retriever, {"draws": draws})
-        typo.update(retriever, batch, losses.append, seed=0)
-        return (losses[0] - retriever.loss(batch)[0]).item()
-
-    assert added(1) > 1e-3
-    # Each of the mistyped forms is taught by its own question: without a slip nothing is to learn.
-    monkeypatch.setattr("robustlab.training.poison.mistyped", lambda text, words, dice: text)
-    assert added(1) == pytest.approx(0, abs=1e-4)
-    assert added(3) == pytest.approx(0, abs=1e-4)
-    with pytest.raises(UserError, match="at least one draw"):
-        make_method("typo", 1.0, retriever, {"draws": 0})
-
-
 def test_flips_turn_passages_to_where_they_should_point(retriever: Any) -> None:
     encoder = retriever.target()
     wanted = encoder.encode(["where is the old stone bridge", "red water"], role="query")

@@ -26,7 +26,7 @@ from robustlab.models.target import Direction, Gradient, Gradients
 from robustlab.training.embedding import Memoryless, divergence
 from robustlab.training.inner import Backward, Update
 from robustlab.training.poisons import HELD_OUT, poison_texts, trained_kinds, wrong_answers
-from robustlab.training.tasks import TEMPERATURE, Batch, Task
+from robustlab.training.tasks import Batch, Task
 
 if TYPE_CHECKING:
     from robustlab.retrieval.encoder import SentenceEncoder
@@ -127,41 +127,25 @@ def _answer(reading: Any) -> str:
 
 
 class Typos(Memoryless):
-    """Typo-augmented questions with self-teaching (after Zhuang & Zuccon 2022).
+    """Typo-augmented questions with self-teaching (Zhuang & Zuccon 2022).
 
-    The loss is that of the clean questions plus ``strength`` times how far the distribution of
-    mistyped ones over *all* training passages is from the one that the clean question had when
-    training began. The encoder as it was then teaches, and the passages are those it saw: what
-    a mistyped question costs is a question, not a batch of passages, which are ten times as long,
-    and it has all passages to tell apart instead of those that are in the batch with it.
-
-    Args:
-        strength: see above.
-        task: the retriever before its first update.
-        words: the share of the longer words that is mistyped.
-        draws: mistyped forms of each question.
+    The loss is that of the clean questions plus ``strength`` times what mistyped ones add: their
+    own contrastive loss, and how far their distribution over the passages is from the one that the
+    clean question has, which teaches and takes no gradient.
     """
 
-    def __init__(
-        self, strength: float, task: RetrieverTask, words: float = 0.4, draws: int = 2
-    ) -> None:
+    def __init__(self, strength: float, words: float = 0.4) -> None:
         self.name = "typo"
         self.strength = strength
         self._words = words
-        self._draws = draws
-        self._passages, self._questions = task.embedded()
 
     def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
-        """One pass on questions and passages, and one on mistyped questions."""
-        retriever = _retriever(task)
+        """One pass on the clean questions and one on the mistyped ones."""
         dice = random.Random(seed)
-        clean, _ = task.loss(batch)
-        texts = [
-            mistyped(str(text), self._words, dice) for text in list(task.texts(batch)) * self._draws
-        ]
-        taught = self._questions[list(batch.rows) * self._draws] @ self._passages.T
-        learned = retriever.asked(texts) @ self._passages.T
-        loss = clean + self.strength * divergence(taught / TEMPERATURE, learned / TEMPERATURE)
+        texts = [mistyped(str(text), self._words, dice) for text in task.texts(batch)]
+        clean, taught = task.loss(batch)
+        noisy, learned = task.loss(task.perturbed(batch, texts))
+        loss = clean + self.strength * (noisy + divergence(taught.detach(), learned))
         backward(loss)
         return Update(loss.detach(), 2, 2)
 
@@ -347,16 +331,13 @@ def make(
         task: what it will train.
         options: ``held_out``, a kind of poison or ``none``; ``flips`` of the passages that a
             retriever's gradients make; ``words``, the share of a question's words that ``typo``
-            mistypes, and ``draws``, how many mistyped forms each question has.
+            mistypes.
 
     Raises:
         UserError: an option that the method does not have, or a value that it does not allow.
     """
     of_reader = name == "poison" and task.kind != "retriever"
-    if name == "typo":
-        has = {"words", "draws"}
-    else:
-        has = {"held_out"} if of_reader else {"held_out", "flips"}
+    has = {"words"} if name == "typo" else {"held_out"} if of_reader else {"held_out", "flips"}
     unknown = sorted(set(options) - has)
     if unknown:
         names = ", ".join(sorted(has))
@@ -367,9 +348,7 @@ def make(
     if name == "typo":
         if not 0 < float(given.get("words", 0.4)) <= 1:
             raise UserError("the share of the words that typo mistypes lies above 0, up to 1")
-        if int(given.get("draws", 1)) < 1:
-            raise UserError(f"typo needs at least one draw, not {given['draws']}")
-        return Typos(strength, _retriever(task), **given)
+        return Typos(strength, **given)
     if strength > 1:
         raise UserError(f"the strength of poison is a share of the examples, not {strength:g}")
     if int(given.get("flips", 1)) < 1:

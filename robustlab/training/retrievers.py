@@ -30,7 +30,7 @@ from robustlab.training.families import FAMILIES, Judged, JudgePlan, TaskPlan
 from robustlab.training.poison import flipped_passages, mistyped
 from robustlab.training.poisons import poison_texts, wrong_answers
 from robustlab.training.readers import corpus_of, corpus_split
-from robustlab.training.tasks import TEMPERATURE, Batch, bucketed, shifted
+from robustlab.training.tasks import Batch, bucketed, shifted
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pair", "RetrievalJudge", "RetrieverTask", "found_at_10", "load_task", "make_judge"]
 
+_TEMPERATURE = 0.05
 _LONGEST = 256
 _TOP_K = 10
 
@@ -171,34 +172,13 @@ class RetrieverTask:
         with shifted(self._input_layer, shifts):
             questions = self._encoded(own["ids"], own["mask"])
         passages = self._encoded(own["passage_ids"], own["passage_mask"])
-        logits = questions @ passages.T / TEMPERATURE
+        logits = questions @ passages.T / _TEMPERATURE
         logits = logits.masked_fill(own["excluded"], -1e4)
         if "negative_ids" in own:
             negatives = self._encoded(own["negative_ids"], own["negative_mask"])
-            logits = torch.cat([logits, questions @ negatives.T / TEMPERATURE], 1)
+            logits = torch.cat([logits, questions @ negatives.T / _TEMPERATURE], 1)
         wanted = torch.arange(len(batch), device=self.device)
         return functional.cross_entropy(logits, wanted), logits
-
-    def asked(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit embeddings of questions, (texts, width) float32, with their gradient."""
-        return self._encoded(*self._padded(self._tokenised(texts, "query")))
-
-    def embedded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit embeddings by the encoder as it is now, without gradient, float32.
-
-        Returns:
-            The training passages (P, width), each once, and the questions of the training
-            examples (N, width) in their order.
-        """
-        import torch
-
-        encoder = self.target()
-        passages = {pair.passage.id: pair.passage.contents for pair in self._train}
-        questions = [pair.question.text for pair in self._train]
-        return (
-            torch.from_numpy(encoder.encode([*passages.values()], role="document")).to(self.device),
-            torch.from_numpy(encoder.encode(questions, role="query")).to(self.device),
-        )
 
     def embeddings(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Word embeddings of the questions (B, T, width), and the mask of ordinary tokens."""

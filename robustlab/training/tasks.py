@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
     from robustlab.models.target import Target, TextInput
 
-__all__ = ["TEMPERATURE", "Batch", "Task", "bucketed", "shifted"]
-
-TEMPERATURE = 0.05
-"""What the cosines of questions and passages are divided by to be logits."""
+__all__ = ["Batch", "Task", "bucketed", "shifted"]
 
 _BLOCK = 64
 
