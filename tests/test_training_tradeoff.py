@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -136,3 +138,19 @@ def test_csv_page_table_and_figure(tmp_path: Any) -> None:
     assert drawn["png"].startswith(b"\x89PNG")
     assert b"freelb 1" in drawn["svg"]
     assert b"control" in drawn["svg"]
+
+
+def test_names_of_points_close_together_are_not_written_over_each_other() -> None:
+    pytest.importorskip("matplotlib")
+    robust = "1" + "0" * 99
+    close = [
+        model("freelb", strength, "1" * (90 + number) + "0" * (10 - number), robust)
+        for number, strength in enumerate((0.1, 0.2, 0.3))
+    ]
+    control = model("none", 0.0, "1" * 89 + "0" * 11, robust)
+    drawn = draw_tradeoff(found(control, *close), "tiny")["svg"].decode()
+    heights = [
+        float(re.search(rf' y="([\d.]+)"[^<]*>{name}<', drawn)[1])  # type: ignore[index]
+        for name in ("control", r"freelb 0\.1", r"freelb 0\.2", r"freelb 0\.3")
+    ]
+    assert min(abs(one - other) for one, other in pairwise(heights)) > 6

@@ -55,15 +55,6 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
             place = curve["constant"], curve["constant"]
             axes.plot(*place, "x", color=_SOFT, markersize=6)
             beside.setdefault(place, {})["always the most common class"] = None
-        for place, texts in beside.items():
-            axes.annotate(
-                "\n".join(filter(None, texts)),
-                place,
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=8,
-                color=_INK,
-            )
         front = sorted(_place(point) for point in points if point["on_front"])
         axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
         if crowded:
@@ -73,8 +64,28 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
             textwrap.fill(f"{curve['words']['robust']} under {curve['attacks']['suite']}", 48)
         )
         _dress(axes, title)
+        _write_beside(axes, {place: "\n".join(filter(None, own)) for place, own in beside.items()})
 
     return pictures(draw, height=4.4)
+
+
+def _write_beside(axes: Axes, texts: Mapping[tuple[float, float], str]) -> None:
+    """Texts at places of the axes, each as far above its place as the ones before it need."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # before, a text does not know where it will stand
+    taken: list[Any] = []
+    for place, text in sorted(texts.items()):
+        if not text:
+            continue
+        height = 5.0
+        label = axes.annotate(
+            text, place, xytext=(6, height), textcoords="offset points", fontsize=8, color=_INK
+        )
+        while any(label.get_window_extent().overlaps(other) for other in taken):
+            height += 2
+            label.xyann = (6, height)
+        taken.append(label.get_window_extent())
 
 
 def _draw_series(
