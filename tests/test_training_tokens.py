@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from training_corpus import make_task, save_generator, write_corpus
 from training_tiny import FILLER, TELLING, tiny_task
 
@@ -106,16 +107,44 @@ def test_the_worst_of_some_misspelt_texts_is_shown(task: Any) -> None:
     assert np.mean(many) > np.mean(one) + 0.01
 
 
+def shown(method: TokenMaximisation, task: Any, *rows: int) -> dict[int, Any]:
+    """What is attacked once these rows have been trained on."""
+    method.update(task, task.collate(rows), lambda loss: None, seed=0)
+    return dict(method.texts)
+
+
 def test_the_share_is_attacked_anew_each_epoch(task: Any) -> None:
     method = TokenMaximisation("a2t", 0.5, [RANKED])
     seen = []
     for epoch in (0, 1, 0):
         before = task.target().fingerprint()
         method.begin_epoch(task, seed=3, epoch=epoch)
+        assert method.texts == {}
+        seen.append(shown(method, task, 0))
         assert task.target().fingerprint() == before
-        seen.append(json.dumps(method.state()))
     assert seen[0] == seen[2] != seen[1]
-    assert 0.3 < len(method.texts) / len(task.ids) < 0.7
+    assert 0.3 < len(seen[0]) / len(task.ids) < 0.7
+
+
+def test_a_few_batches_are_attacked_at_a_time_by_the_model_as_it_is(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustlab.training.tokens.REFRESH", 2)
+    batches = task.batches(0, 0)
+    assert len(batches) > 3
+    method = TokenMaximisation("a2t", 1.0, [RANKED])
+    method.begin_epoch(task, seed=0, epoch=0)
+    first = shown(method, task, *batches[0])
+    assert set(first) == {*batches[0], *batches[1]}
+    weight = next(iter(task.trainable().values()))
+    with torch.no_grad():
+        weight.mul_(1.5)
+    try:
+        assert shown(method, task, *batches[1]) == first
+        assert set(shown(method, task, *batches[2])) == {*batches[2], *batches[3]}
+    finally:
+        with torch.no_grad():
+            weight.div_(1.5)
 
 
 def test_a_batch_is_shown_as_attacked_and_a_resumed_run_sees_the_same(task: Any) -> None:
@@ -128,6 +157,7 @@ def test_a_batch_is_shown_as_attacked_and_a_resumed_run_sees_the_same(task: Any)
     update = method.update(task, batch, losses.append, seed=0)
     resumed = TokenMaximisation("a2t", 1.0, [RANKED])
     resumed.restore(json.loads(json.dumps(method.state())))
+    assert resumed.texts == method.texts
     resumed.update(task, batch, losses.append, seed=0)
     assert losses[0].item() == losses[1].item() > clean.item()
     assert (update.forwards, update.backwards) == (1, 1)
@@ -182,7 +212,7 @@ def test_a_readers_question_is_attacked(tmp_path: Path) -> None:
     reader = make_task("causal", save_generator("builtin-causal", tmp_path / "model"), data)
     method = TokenMaximisation("a2t", 1.0, [RANKED])
     method.begin_epoch(reader, seed=0, epoch=0)
-    assert len(method.texts) == len(reader.ids)
     losses: list[Any] = []
     method.update(reader, reader.collate([0, 1]), losses.append, seed=0)
+    assert len(method.texts) == len(reader.ids)
     assert losses[0].isfinite()

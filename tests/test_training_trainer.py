@@ -51,7 +51,11 @@ class Dying:
         return update
 
 
-@pytest.mark.parametrize(("method", "at"), [("none", 3), ("freelb", 5), ("pgd", 9), ("smart", 6)])
+@pytest.mark.parametrize(
+    ("method", "at"),
+    # Ten updates in two epochs; augment dies between them, where what is made once must be kept.
+    [("none", 3), ("freelb", 5), ("pgd", 9), ("smart", 6), ("augment", 5), ("mixed", 7)],
+)
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, method: str, at: int) -> None:
     whole = tiny_task(tmp_path, limit_train=40)
     made = make_method(method, 0.5, whole)

@@ -55,7 +55,7 @@ class Maximisation(Protocol):
         """
 
     def state(self) -> Mapping[str, Any]:
-        """What a resumed run needs of this epoch, as JSON; empty for methods without memory."""
+        """What a resumed run needs, as JSON; empty for methods without memory."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` gave."""

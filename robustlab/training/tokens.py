@@ -1,8 +1,8 @@
 """Inner maximisation in token space: training examples are attacked as text.
 
-Before an epoch a share of the training examples, ``strength``, is attacked with the model as it is
-then, many at once through the engine, and shown in that form instead of the clean one, so that
-every method gets the same number of updates as the control.
+A share of the training examples, ``strength``, is attacked and shown in that form instead of the
+clean one, so that every method gets the same number of updates as the control. They are attacked
+through the engine, some batches at once, with the model as it is just before their updates.
 
 ``a2t``
     gradient-ranked substitution of words by their neighbours (Yoo & Qi 2021, arXiv:2109.00544);
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from robustlab.retrieval.encoder import SentenceEncoder
 
 __all__ = [
+    "REFRESH",
     "GradientRanked",
     "Misspelt",
     "TokenMaximisation",
@@ -67,6 +68,10 @@ __all__ = [
 
 CONCURRENCY = 256
 """Examples attacked at once, unless the caller says otherwise."""
+
+REFRESH = 8
+"""Batches that are attacked at once, by the model as it is then: what the adversary knows of it is
+at most so many updates old, and there is work enough for full passes."""
 
 _LOOKED_AT = 4
 """Of the candidates that serve, how many are tried for their constraints at once."""
@@ -322,7 +327,8 @@ class TokenMaximisation:
         name: the method.
         strength: the share of the examples that is shown attacked, up to 1.
         methods: what attacks them, one by lot; empty where ``ready`` has the texts.
-        static: whether they are attacked once, when training begins, and not anew each epoch.
+        static: whether they are attacked once, when training begins, and not anew each epoch,
+            a block of :data:`REFRESH` batches at a time.
         ready: texts of an earlier run by the example's id.
         encoder_device: where the encoder of the constraints runs.
     """
@@ -345,39 +351,28 @@ class TokenMaximisation:
         self._device = encoder_device
         self._encoder: SentenceEncoder | None = None
         self._texts: dict[int, TextInput] | None = None
+        self._seed = self._epoch = 0
+        self._block: int | None = None
+        self._blocks: list[list[int]] | None = None
+        self._block_of: dict[int, int] = {}
 
     @property
     def texts(self) -> Mapping[int, TextInput]:
-        """Row -> the text that this epoch shows."""
+        """Row -> the text that is shown, of what is attacked by now."""
         return self._texts or {}
 
     def begin_epoch(self, task: Task, *, seed: int, epoch: int) -> None:
-        """Attack this epoch's share of the examples."""
-        if self._static and self._texts is not None:
-            return
-        drawn = "" if self._static else f":{epoch}"
-        chosen = [
-            row
-            for row, key in enumerate(task.ids)
-            if random.Random(f"share:{seed}{drawn}:{key}").random() < self.strength
-        ]
-        if self._ready is not None:
-            known = {row: self._ready.get(task.ids[row]) for row in chosen}
-            self._texts = {row: text for row, text in known.items() if text is not None}
-            return
-        methods = [
-            random.Random(f"method:{seed}{drawn}:{task.ids[row]}").choice(self._methods)
-            for row in chosen
-        ]
-        examples = _examples(task, chosen)
-        target = task.target()
-        texts = attack_texts(
-            target, examples, methods, seed=seed + 7919 * epoch, encoder=self._constraint_encoder()
-        )
-        self._texts = dict(zip(chosen, texts, strict=True))
+        """Remember which epoch it is; static examples are made now, once."""
+        self._seed, self._epoch = seed, epoch
+        if not self._static:
+            self._block, self._blocks, self._texts = None, None, {}
+        elif self._texts is None:
+            self._texts = self._attacked(task, range(len(task.ids)))
 
     def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
         """One pass on the batch, its share of examples as attacked."""
+        if not self._static:
+            self._refresh(task, batch.rows[0])
         shown = self.texts
         if any(row in shown for row in batch.rows):
             clean = task.texts(batch)
@@ -388,15 +383,64 @@ class TokenMaximisation:
         return Update(loss.detach(), 1, 1)
 
     def state(self) -> Mapping[str, Any]:
-        """The texts of this epoch."""
-        return {str(row): text for row, text in self.texts.items()}
+        """The texts that are shown now, and which they are."""
+        return {
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "block": self._block,
+            "texts": {str(row): text for row, text in self.texts.items()},
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take them up again."""
+        self._seed, self._epoch, self._block = state["seed"], state["epoch"], state["block"]
+        self._blocks = None
         self._texts = {
             int(row): text if isinstance(text, str) else (str(text[0]), str(text[1]))
-            for row, text in state.items()
+            for row, text in state["texts"].items()
         }
+
+    def _refresh(self, task: Task, row: int) -> None:
+        """Attack the block of batches that a row is in, if it is not the one at hand."""
+        import torch
+
+        if self._blocks is None:
+            batches = task.batches(self._seed, self._epoch)
+            self._blocks = [
+                [row for batch in batches[start : start + REFRESH] for row in batch]
+                for start in range(0, len(batches), REFRESH)
+            ]
+            self._block_of = {row: n for n, rows in enumerate(self._blocks) for row in rows}
+        block = self._block_of[row]
+        if block != self._block:
+            with torch.autocast(task.device.type, enabled=False):
+                self._texts = self._attacked(task, self._blocks[block])
+            self._block = block
+
+    def _attacked(self, task: Task, rows: Sequence[int]) -> dict[int, TextInput]:
+        """What the model as it is now is shown of some rows: those of the share, attacked."""
+        seed = self._seed
+        drawn = "" if self._static else f":{self._epoch}"
+        chosen = [
+            row
+            for row in rows
+            if random.Random(f"share:{seed}{drawn}:{task.ids[row]}").random() < self.strength
+        ]
+        if self._ready is not None:
+            known = {row: self._ready.get(task.ids[row]) for row in chosen}
+            return {row: text for row, text in known.items() if text is not None}
+        methods = [
+            random.Random(f"method:{seed}{drawn}:{task.ids[row]}").choice(self._methods)
+            for row in chosen
+        ]
+        texts = attack_texts(
+            task.target(),
+            _examples(task, chosen),
+            methods,
+            seed=seed + 7919 * self._epoch,
+            encoder=self._constraint_encoder(),
+        )
+        return dict(zip(chosen, texts, strict=True))
 
     def _constraint_encoder(self) -> SentenceEncoder:
         from robustlab.retrieval.encoder import BUILTIN, SentenceEncoder

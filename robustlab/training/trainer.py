@@ -254,13 +254,10 @@ class _Training:
         self._versions = _versions(task.module)
         if state.batch == 0:
             if self._progress is not None:
-                # Attacking the epoch's examples can take longer than all of its updates.
+                # What a method does before its first update can take longer than many of them.
                 said = f"epoch {state.epoch + 1} of {plan.epochs} begins"
                 self._progress(state.updates, self._total, said)
             self._method.begin_epoch(task, seed=plan.seed, epoch=state.epoch)
-            state.method = dict(self._method.state())
-        else:
-            self._method.restore(state.method)
         if not task.module.training:
             raise AssertionError("the method left the module in eval mode")
         while state.batch < len(batches):
@@ -270,7 +267,7 @@ class _Training:
                 self._look()
             if state.updates % plan.checkpoint_every == 0 and state.batch < len(batches):
                 self._look()  # what is not finite must not be kept
-                state.seconds = seconds()
+                state.seconds, state.method = seconds(), dict(self._method.state())
                 self._save()
         self._look()
         with self._autocast():
@@ -285,8 +282,9 @@ class _Training:
             if plan.patience is not None:
                 self._best = {name: p.detach().clone() for name, p in self._trained.items()}
         self._log({f"validation/{name}": value for name, value in measures.items()})
-        state.epoch, state.batch, state.loss_sum, state.method = state.epoch + 1, 0, 0.0, {}
-        state.seconds = seconds()
+        state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
+        # Between epochs too: what is made once must not be made again from other weights.
+        state.seconds, state.method = seconds(), dict(self._method.state())
         self._save()
 
     def _step(self, rows: Sequence[int]) -> None:
@@ -498,6 +496,7 @@ class _Training:
         if "random.cuda" in tensors and self._task.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self._task.device)
         self._state = saved
+        self._method.restore(saved.method)
 
     def _take_best(self) -> None:
         import torch
