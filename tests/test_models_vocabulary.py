@@ -167,3 +167,20 @@ def test_targets_tell_their_vocabulary(name: str) -> None:
     assert found.begins_word.sum() >= len(WORDS)
     with pytest.raises(ValueError, match="read-only"):
         found.embeddings[0, 0] = 1
+
+
+def test_copies_of_a_model_share_what_the_tokenizer_alone_decides() -> None:
+    tokenizer = TOKENIZERS["word-pieces"]()
+    layer = torch.nn.Embedding(len(tokenizer) + 2, 4)
+    first = read_vocabulary(tokenizer, layer)
+    with torch.no_grad():
+        layer.weight.add_(1)
+    second = read_vocabulary(tokenizer, layer)
+    assert second.spellings is first.spellings
+    assert second.usable is first.usable
+    assert np.allclose(second.embeddings, first.embeddings + 1)
+    # A token that was added since is not missed.
+    tokenizer.add_tokens(["harbour"])
+    number = tokenizer.convert_tokens_to_ids("harbour")
+    assert first.spellings[number] == ""
+    assert read_vocabulary(tokenizer, layer).spellings[number].strip() == "harbour"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,13 +36,20 @@ def read_vocabulary(tokenizer: Any, layer: torch.nn.Embedding) -> Vocabulary:
         layer: the input embedding layer; it may have more rows than the tokenizer has tokens,
             which are then never usable and spelled ``""``.
     """
-    rows = int(layer.weight.shape[0])
+    spellings, usable = _tokens(tokenizer, len(tokenizer), int(layer.weight.shape[0]))
+    return Vocabulary(embeddings=_embeddings(layer), spellings=spellings, usable=usable)
+
+
+@lru_cache(maxsize=2)
+def _tokens(
+    tokenizer: Any, size: int, rows: int
+) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Spellings and which tokens are usable: a second's work, the same for every copy of a model.
+
+    ``size`` is the tokenizer's, which tokens may have been added to since.
+    """
     spellings = _spellings(tokenizer, rows)
-    return Vocabulary(
-        embeddings=_embeddings(layer),
-        spellings=tuple(spellings),
-        usable=_usable(tokenizer, spellings),
-    )
+    return tuple(spellings), _usable(tokenizer, spellings)
 
 
 def _embeddings(layer: torch.nn.Embedding) -> np.ndarray[Any, np.dtype[np.float32]]:

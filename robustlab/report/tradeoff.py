@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_tradeoff", "print_tradeoff", "tradeoff_page", "tradeoff_table"]
 
 _LABELLED = 6
-"""Points that are named in the figure itself; more would stand on each other's names."""
+"""Points that are named in the figure itself; the names of more would fill it."""
 
 _SHAPES = "o^vDPX"
 """One a round through the colours."""

@@ -288,8 +288,7 @@ def training_methods(
             ``builtin:retriever``; None for no such constraint, which is twice as fast.
         neighbours: words that may stand for a word at the most.
         proposals: how many of them are tried.
-        draws: misspelt texts of which ``mixed`` shows the worst; more of them teach more
-            robustness for fewer updates in the same time.
+        draws: misspelt texts of which ``mixed`` shows the worst.
     """
     base = _stopword_constraints()
     words = Constraints(
@@ -352,9 +351,8 @@ class TokenMaximisation:
         self._encoder: SentenceEncoder | None = None
         self._texts: dict[int, TextInput] | None = None
         self._seed = self._epoch = 0
-        self._block: int | None = None
-        self._blocks: list[list[int]] | None = None
-        self._block_of: dict[int, int] = {}
+        self._block: int | None = None  # the first row of the batches that are attacked
+        self._block_of: dict[int, list[int]] = {}
 
     @property
     def texts(self) -> Mapping[int, TextInput]:
@@ -365,7 +363,7 @@ class TokenMaximisation:
         """Remember which epoch it is; static examples are made now, once."""
         self._seed, self._epoch = seed, epoch
         if not self._static:
-            self._block, self._blocks, self._texts = None, None, {}
+            self._block, self._block_of, self._texts = None, {}, {}
         elif self._texts is None:
             self._texts = self._attacked(task, range(len(task.ids)))
 
@@ -394,7 +392,7 @@ class TokenMaximisation:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take them up again."""
         self._seed, self._epoch, self._block = state["seed"], state["epoch"], state["block"]
-        self._blocks = None
+        self._block_of = {}
         self._texts = {
             int(row): text if isinstance(text, str) else (str(text[0]), str(text[1]))
             for row, text in state["texts"].items()
@@ -404,18 +402,16 @@ class TokenMaximisation:
         """Attack the block of batches that a row is in, if it is not the one at hand."""
         import torch
 
-        if self._blocks is None:
+        if not self._block_of:
             batches = task.batches(self._seed, self._epoch)
-            self._blocks = [
-                [row for batch in batches[start : start + REFRESH] for row in batch]
-                for start in range(0, len(batches), REFRESH)
-            ]
-            self._block_of = {row: n for n, rows in enumerate(self._blocks) for row in rows}
-        block = self._block_of[row]
-        if block != self._block:
+            for start in range(0, len(batches), REFRESH):
+                rows = [row for batch in batches[start : start + REFRESH] for row in batch]
+                self._block_of |= dict.fromkeys(rows, rows)
+        rows = self._block_of[row]
+        if rows[0] != self._block:
             with torch.autocast(task.device.type, enabled=False):
-                self._texts = self._attacked(task, self._blocks[block])
-            self._block = block
+                self._texts = self._attacked(task, rows)
+            self._block = rows[0]
 
     def _attacked(self, task: Task, rows: Sequence[int]) -> dict[int, TextInput]:
         """What the model as it is now is shown of some rows: those of the share, attacked."""
