@@ -9,6 +9,7 @@ from typing import Any
 
 from robustlab.attack.audit import audit as run_audit
 from robustlab.attack.campaign import DEFAULT_CONCURRENCY, Campaign, Progress
+from robustlab.attack.defended import Defend, defended
 from robustlab.attack.examples import DEFAULT_DATA, ExampleSource
 from robustlab.attack.recipe import Component, Recipe
 from robustlab.attack.suite import load_recipes, opened_runs, run_campaigns
@@ -49,6 +50,8 @@ def attack(
     batch_tokens: int | None = None,
     columns: Mapping[str, str | None] | None = None,
     skip_bad_rows: bool = False,
+    defense: Sequence[str] = (),
+    defend: Defend | None = None,
     out: Path | None = None,
     resume: Path | None = None,
     audit: bool = False,
@@ -83,6 +86,9 @@ def attack(
         batch_tokens: the most tokens in a forward pass.
         columns: arguments of the loaders by name, e.g. ``{"text_column": "body"}``.
         skip_bad_rows: leave out and count rows that cannot be used.
+        defense: what stands in front of the target, by name or file; the adversary searches
+            through it.
+        defend: puts it there; needed where ``defense`` names something.
         out: the run directory; ``runs/attack-TIME`` if not given.
         resume: a run directory to continue instead, with everything else as it was.
         audit: whether to check the finished run as :mod:`robustlab.attack.audit` says.
@@ -91,7 +97,9 @@ def attack(
     Raises:
         UserError: whatever stands in the way, before the run directory is made if possible.
     """
-    arguments = {name: value for name, value in locals().items() if name != "progress"}
+    arguments = {
+        name: value for name, value in locals().items() if name not in ("progress", "defend")
+    }
     if out is not None and resume is not None:
         raise UserError("a run is either made with --out or continued with --resume, not both")
     names = [*([suite] if suite else []), *recipe] or ["deepwordbug"]
@@ -112,6 +120,8 @@ def attack(
         batch_tokens=batch_tokens,
         columns=columns,
         skip_bad_rows=skip_bad_rows,
+        defense=defense,
+        defend=defend,
     )
     folder = resume or out or default_run_folder("attack")
     with opened_runs(
@@ -142,6 +152,8 @@ def load_campaigns(
     kind: str | None = None,
     batch_tokens: int | None = None,
     skip_bad_rows: bool = False,
+    defense: Sequence[str] = (),
+    defend: Defend | None = None,
 ) -> dict[str, Campaign]:
     """Campaigns by the names of their recipes, on one target that is loaded once for all.
 
@@ -159,6 +171,8 @@ def load_campaigns(
     examples = ExampleSource(
         target, data_spec, named, skip_bad_rows, seed, limit, split, prompt, max_new_tokens
     )
+    target = defended(target, defense, examples, defend)
+    judge = None if judge is None else defended(judge, defense, examples, defend)
     return {
         plan.name: Campaign(
             target,

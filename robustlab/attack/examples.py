@@ -17,6 +17,7 @@ from robustlab.attack.goals import (
     Verdict,
 )
 from robustlab.attack.recipe import Options, Recipe
+from robustlab.attack.words import fields
 from robustlab.data.labelled import load_labelled
 from robustlab.data.questions import QuestionSet, check_answers, check_gold, load_questions
 from robustlab.data.records import LabelledSet, Passage, Question
@@ -249,14 +250,24 @@ class ExampleSource:
         """Loads the training split of the same data."""
         return lambda: self._load(recipe, "train", None)
 
+    def training_texts(self) -> list[str]:
+        """The texts of the training split of labelled data, both of a pair.
+
+        Raises:
+            UserError: the data has no such split.
+        """
+        examples = self._labelled("train").examples
+        return [part for example in examples for part in fields(example.contents)]
+
     def _load(self, recipe: Recipe, split: str | None, limit: int | None) -> AttackSet:
         if Generate not in self.target.answers:
-            spec = self.data_spec or DEFAULT_DATA["classifier"]
-            labelled = load_labelled(
-                spec, split=split, skip_bad_rows=self.skip_bad_rows, **self.columns
-            )
             return classification_set(
-                self.target, labelled, recipe, data_spec=spec, limit=limit, seed=self.seed
+                self.target,
+                self._labelled(split),
+                recipe,
+                data_spec=self._spec,
+                limit=limit,
+                seed=self.seed,
             )
         asked = load_questions(
             None,
@@ -272,4 +283,13 @@ class ExampleSource:
         template = default_prompt(self.target) if self.prompt is None else load_prompt(self.prompt)
         return question_set(
             self.target, asked, recipe, template, max_new_tokens=self.max_new_tokens
+        )
+
+    @property
+    def _spec(self) -> str:
+        return self.data_spec or DEFAULT_DATA["classifier"]
+
+    def _labelled(self, split: str | None) -> LabelledSet:
+        return load_labelled(
+            self._spec, split=split, skip_bad_rows=self.skip_bad_rows, **self.columns
         )

@@ -174,6 +174,7 @@ class Gcg:
         if self.ban_wanted_tokens and isinstance(start.goal, ForceOutput):
             # Parts of a wanted word could be put together again.
             wanted = start.goal.wanted.lower()
+            allowed = allowed.copy()
             for token in np.flatnonzero(allowed).tolist():
                 allowed[token] = vocabulary.spellings[token].strip().lower() not in wanted
         return allowed

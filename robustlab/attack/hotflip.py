@@ -28,7 +28,16 @@ from robustlab.attack.tokens import (
 from robustlab.attack.words import Words
 from robustlab.models.target import TextInput, TokenGradient, Vocabulary
 
-__all__ = ["HotFlip", "hotflip_method"]
+__all__ = ["HotFlip", "Substitution", "hotflip_method", "substitutions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Substitution:
+    """A word in place of another, and by how much the loss of the goal is expected to change."""
+
+    position: int
+    word: str
+    gain: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,11 @@ class HotFlip:
             proposals: dict[str, Words] = {}
             for words, item in zip(front, slopes, strict=False):
                 own = OwnTokens.of(item, start.goal.frame, words.text)
-                for proposal in self._substitutions(
-                    original, words, item, own, vocabulary, allowed
-                ):
+                free = self.constraints.may_change(words.words)
+                free[list(words.changed(original))] = False
+                every = substitutions(words, free, item, own, vocabulary, allowed, self.per_word)
+                for one in every[: self.candidates]:
+                    proposal = words.replace(one.position, one.word)
                     proposals.setdefault(proposal.text, proposal)
             texts = list(proposals)
             kept = yield from self.constraints.allows(text, texts, start.max_edits)
@@ -89,40 +100,50 @@ class HotFlip:
         """The first constraint of the recipe that is broken."""
         return self.constraints.broken(original, perturbed)
 
-    def _substitutions(
-        self,
-        original: Words,
-        words: Words,
-        item: TokenGradient,
-        own: OwnTokens,
-        vocabulary: Vocabulary,
-        allowed: NDArray[np.bool_],
-    ) -> list[Words]:
-        """The most promising substitutions of a word that has not been replaced yet."""
-        replaced = set(words.changed(original))
-        free = self.constraints.may_change(words.words)
-        places = [
-            (position, row)
-            for position, span in enumerate(words.spans)
-            if free[position] and position not in replaced and (row := own.whole(span)) is not None
-        ]
-        if not places:
-            return []
-        rows = np.array([row for _, row in places])
-        gradient = item.gradient[rows]  # (P, W)
-        change = first_order(gradient, vocabulary)  # (P, V)
-        here = vocabulary.embeddings[item.token_ids[rows]]  # (P, W)
-        change -= np.einsum("pw,pw->p", gradient, here)[:, None]
-        tokens = cheapest_tokens(change, allowed, self.per_word)  # (P, per_word)
-        gains = np.take_along_axis(change, tokens, axis=1)  # (P, per_word)
-        order = np.argsort(gains, axis=None, kind="stable")[: self.candidates]
-        proposals = []
-        for place, rank in zip(*np.unravel_index(order, gains.shape), strict=True):
-            word = vocabulary.spellings[tokens[place, rank]][1:]
-            # The same token again, or what the estimate does not expect to help.
-            if tokens[place, rank] != item.token_ids[rows[place]] and gains[place, rank] < 0:
-                proposals.append(words.replace(places[place][0], word))
-        return proposals
+
+def substitutions(
+    words: Words,
+    free: NDArray[np.bool_],
+    item: TokenGradient,
+    own: OwnTokens,
+    vocabulary: Vocabulary,
+    allowed: NDArray[np.bool_],
+    per_word: int,
+) -> list[Substitution]:
+    """What the gradient expects to help, the most promising first.
+
+    Args:
+        words: the text at which the gradient was taken.
+        free: which of its words may change, (words,).
+        item: the gradient.
+        own: its tokens in the text.
+        vocabulary: what the target reads; V tokens of width W.
+        allowed: which of them may stand for a word; (V,).
+        per_word: how many for a word at the most.
+    """
+    places = [
+        (position, row)
+        for position, span in enumerate(words.spans)
+        if free[position] and (row := own.whole(span)) is not None
+    ]
+    if not places:
+        return []
+    rows = np.array([row for _, row in places])
+    gradient = item.gradient[rows]  # (P, W)
+    change = first_order(gradient, vocabulary)  # (P, V)
+    here = vocabulary.embeddings[item.token_ids[rows]]  # (P, W)
+    change -= np.einsum("pw,pw->p", gradient, here)[:, None]
+    tokens = cheapest_tokens(change, allowed, per_word)  # (P, per_word)
+    gains = np.take_along_axis(change, tokens, axis=1)  # (P, per_word)
+    found = []
+    for flat in np.argsort(gains, axis=None, kind="stable").tolist():
+        place, rank = divmod(flat, gains.shape[1])
+        token, gain = int(tokens[place, rank]), float(gains[place, rank])
+        # The same token again, or what the estimate does not expect to help, is left out.
+        if token != item.token_ids[rows[place]] and gain < 0:
+            word = vocabulary.spellings[token][1:]
+            found.append(Substitution(places[place][0], word, gain))
+    return found
 
 
 def hotflip_method(recipe: Recipe) -> Method:

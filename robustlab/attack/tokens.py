@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,8 +143,20 @@ def word_tokens(
     """Tokens that are words by themselves, where space stands on both sides; (V,).
 
     ``letters_only`` leaves out digits, punctuation and single letters, ``ascii_only`` whatever a
-    plain keyboard does not have.
+    plain keyboard does not have. The mask is made once for a vocabulary and cannot be written to.
     """
+    known = _WORD_TOKENS.setdefault(vocabulary, {})
+    if (letters_only, ascii_only) not in known:
+        known[letters_only, ascii_only] = _word_tokens(vocabulary, letters_only, ascii_only)
+    return known[letters_only, ascii_only]
+
+
+_WORD_TOKENS: WeakKeyDictionary[Vocabulary, dict[tuple[bool, bool], NDArray[np.bool_]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _word_tokens(vocabulary: Vocabulary, letters_only: bool, ascii_only: bool) -> NDArray[np.bool_]:
     mask = vocabulary.begins_word
     for token in np.flatnonzero(mask).tolist():
         word = vocabulary.spellings[token][1:]
@@ -151,6 +164,7 @@ def word_tokens(
             mask[token] = False
         if ascii_only and not word.isascii():
             mask[token] = False
+    mask.flags.writeable = False
     return mask
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from robustlab.attack.campaign import Outcome
+from robustlab.attack.defended import Defend, defended
 from robustlab.attack.examples import AttackExample, AttackSet, ExampleSource
 from robustlab.attack.recipe import Component, Recipe, parse_recipe
 from robustlab.attack.suite import RUNS
@@ -65,7 +66,11 @@ class Verification:
 
 
 def verify_run(
-    folder: Path, *, device: str = "auto", progress: Progress | None = None
+    folder: Path,
+    *,
+    device: str = "auto",
+    defend: Defend | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Verification, ...]:
     """Judge every adversarial text of an attack again; of a suite, those of every recipe.
 
@@ -74,6 +79,7 @@ def verify_run(
     Args:
         folder: the run directory.
         device: where the target runs.
+        defend: puts the run's defences in front of it again; needed where it had any.
         progress: called with every text.
 
     Raises:
@@ -82,7 +88,7 @@ def verify_run(
     """
     run = RunDirectory.open(folder)
     members = _members(run)
-    target = _target(run, device)
+    target = _target(run, device, defend)
     sets = [_examples(member, target) for member in members]
     outcomes = [member.outcomes() for member in members]
     total = sum(_text(outcome) is not None for found in outcomes for outcome in found)
@@ -115,7 +121,7 @@ def _members(run: RunDirectory) -> list[RunDirectory]:
     return members
 
 
-def _target(run: RunDirectory, device: str) -> Target:
+def _target(run: RunDirectory, device: str, defend: Defend | None) -> Target:
     """The run's target in fp32, after a look at whether its weights are the same."""
     if _at(run, "target.kind") == "rag":
         raise UserError(
@@ -127,14 +133,20 @@ def _target(run: RunDirectory, device: str) -> Target:
     options["batch_tokens"] = _at(run, "arguments.batch_tokens")
     if not isinstance(spec, str) or not isinstance(dtype, str):
         raise _foreign(run, "target")
+
     # A fingerprint is that of the weights as they were searched with, in bf16 where that was so.
-    target = load_target(spec, dtype=dtype, **options)
+    def loaded(dtype: str) -> Target:
+        bare = load_target(spec, dtype=dtype, **options)
+        names = (run.manifest.get("arguments") or {}).get("defense") or ()
+        return defended(bare, names, _source(run, bare), defend) if names else bare
+
+    target = loaded(dtype)
     if target.fingerprint() != _at(run, "target.fingerprint"):
         raise UserError(
-            f"the weights of {spec} are not those that the run in {run.path} was made with "
-            "(their fingerprint differs), so its outcomes cannot be verified"
+            f"the weights of {spec} are not those that the run in {run.path} was made with, or its "
+            "defences are not (their fingerprint differs), so its outcomes cannot be verified"
         )
-    return target if dtype == "fp32" else load_target(spec, dtype="fp32", **options)
+    return target if dtype == "fp32" else loaded("fp32")
 
 
 def _recipe(run: RunDirectory) -> Recipe:
@@ -148,12 +160,12 @@ def _recipe(run: RunDirectory) -> Recipe:
     return replace(recipe, goal=Component(recipe.goal.kind, options))
 
 
-def _examples(run: RunDirectory, target: Target) -> AttackSet:
-    """The examples of the run, from the data as it is now."""
+def _source(run: RunDirectory, target: Target) -> ExampleSource:
+    """Where the examples of the run came from."""
     arguments = run.manifest.get("arguments") or {}
     try:
         columns = arguments["columns"] or {}
-        source = ExampleSource(
+        return ExampleSource(
             target,
             data_spec=_at(run, "data.spec"),
             columns={name: column for name, column in columns.items() if column is not None},
@@ -166,7 +178,11 @@ def _examples(run: RunDirectory, target: Target) -> AttackSet:
         )
     except KeyError as error:
         raise _foreign(run, f"arguments.{error.args[0]}") from None
-    examples = source.of(_recipe(run))
+
+
+def _examples(run: RunDirectory, target: Target) -> AttackSet:
+    """The examples of the run, from the data as it is now."""
+    examples = _source(run, target).of(_recipe(run))
     for place in ("data.fingerprint", "data.corpus.fingerprint", "target.prompt"):
         now = _within({"data": examples.data, "target": examples.target}, place)
         if now != _at(run, place):

@@ -95,6 +95,7 @@ _POSITIVE = click.IntRange(min=1)
     show_default=False,
     help="Mix other data into the training; repeatable.",
 )
+@options.defenses
 @click.option(
     "--suite",
     metavar="NAME|FILE",
@@ -154,6 +155,7 @@ def advtrain(
     \b
       robustlab advtrain
       robustlab advtrain --data corpora/reviews --method a2t,augment --strength 0.2,0.4 --seeds 3
+      robustlab advtrain --method mixed --defense unicode-normalise --defense typo-repair
       robustlab advtrain --target builtin:seq2seq --method poison --strength 0.5
     """
     with working("loading …"):

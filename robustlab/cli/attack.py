@@ -78,7 +78,8 @@ def attack(
 
     With --target rag, or a TOML file that keeps a pipeline, retriever and generator are attacked
     together: by passages in the corpus (poisonedrag-blackbox if no recipe is named) or by mistyped
-    questions, and with --defense through defences, as they are and by an adversary who knows them.
+    questions. With --defense the attack goes through defences: a pipeline is attacked as it is and
+    by an adversary who knows them, a classifier by one who knows them.
 
     An interrupted run goes on where it was: --resume DIR takes all options from the run.
 
@@ -86,6 +87,7 @@ def attack(
       robustlab attack --limit 50
       robustlab attack --suite standard --limit 100 --audit
       robustlab attack --target my/model --data my/test.csv --recipe my/recipe.toml
+      robustlab attack --defense unicode-normalise --defense typo-repair
       robustlab attack --target rag --corpus corpora/fieldguide --poison-passages 5
       robustlab attack --target my-rag.toml --recipe prompt-injection --defense delimiters
     """
@@ -97,7 +99,7 @@ def attack(
 
         run_attack = _pipeline_attack(ctx, target, resume) if pipeline else _attack(target)
     folder = resume or out or default_run_folder("attack")
-    allowed = _FOR_PIPELINES if pipeline else _FOR_MODELS
+    allowed = _FOR_PIPELINES if pipeline else _FOR_MODELS | {"defense"}
     own = {name: value for name, value in chosen.items() if name in allowed | _FOR_BOTH}
     columns = {name: value for name, value in chosen.items() if name.endswith("_column")}
     try:
@@ -135,7 +137,9 @@ _PARTS = frozenset(("corpus", "defense", "generator", "index", "retriever", "top
 
 def _refuse_unfit(ctx: click.Context, pipeline: bool) -> None:
     """Refuse options that the target has no use for, rather than leave them out unsaid."""
-    unfit = _FOR_MODELS | {"pair_column", "label_column"} if pipeline else _FOR_PIPELINES | _PARTS
+    unfit = _FOR_MODELS | {"pair_column", "label_column"}
+    if not pipeline:
+        unfit = _FOR_PIPELINES | _PARTS - {"defense"}
     for name in sorted(unfit):
         if ctx.get_parameter_source(name) in _TYPED:
             option = f"--{name.replace('_', '-')}"
@@ -149,9 +153,10 @@ def _refuse_unfit(ctx: click.Context, pipeline: bool) -> None:
 def _attack(target: str) -> Callable[..., object]:
     """The attack on a model, which takes its data from ``--data``."""
     from robustlab.attack import attack as run_attack
+    from robustlab.defense import defend
 
     data = click.get_current_context().params["data"]
-    return partial(run_attack, target_spec=target, data_spec=data)
+    return partial(run_attack, target_spec=target, data_spec=data, defend=defend)
 
 
 def _pipeline_attack(ctx: click.Context, target: str, resume: Path | None) -> Callable[..., object]:

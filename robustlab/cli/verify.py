@@ -36,9 +36,10 @@ def verify(run: Path, device: str, json: bool) -> None:
     """
     with working("loading …"):
         from robustlab.attack.verify import verify_run
+        from robustlab.defense import defend
 
     with progress_bar("verifying") as update:
-        found = verify_run(run, device=device, progress=update)
+        found = verify_run(run, device=device, defend=defend, progress=update)
     _show(found, to_stderr=json)
     if json:
         print_json({"run": str(run), **_counts(found), "recipes": _by_recipe(found)})

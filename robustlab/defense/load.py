@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustlab.data.records import Corpus
-from robustlab.defense.protocols import Defense, TargetDefense
+from robustlab.defense.protocols import Defense, QuestionDefense, TargetDefense
+from robustlab.defense.repaired import RepairedClassifier
 from robustlab.errors import UserError
-from robustlab.models.target import Target
+from robustlab.models.target import Predict, Target
 from robustlab.rag.pipeline import RagPipeline
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ _ABOUT = ("name", "kind", "summary", "paper")
 class Parts:
     """What a defence is made for and from.
 
-    ``corpus`` are the clean passages; None for a target without a corpus.
+    ``corpus`` are the clean passages; None for a target without a corpus. ``texts`` makes the
+    clean texts that defences of a classifier learn from.
     """
 
     target: Target
     corpus: Corpus | None
     seed: int
+    texts: Callable[[], Sequence[str]] | None = None
 
     def pipeline(self, name: str) -> RagPipeline:
         """The target as a pipeline; :class:`UserError` if it is none."""
@@ -52,6 +55,25 @@ class Parts:
                 f"{self.target.kind} and cannot take it"
             )
         return self.target
+
+    def words(self, name: str) -> Sequence[str]:
+        """Clean texts of the target's own field; :class:`UserError` if there are none."""
+        if isinstance(self.target, RagPipeline):
+            return [passage.contents for passage in self.clean(name).passages]
+        self.classifier(name)
+        if self.texts is None:
+            raise UserError(
+                f"the defence {name} learns from clean texts of the data, and there are none here"
+            )
+        return self.texts()
+
+    def classifier(self, name: str) -> None:
+        """:class:`UserError` if the target is neither a pipeline nor a classifier."""
+        if not isinstance(self.target, RagPipeline) and Predict not in self.target.answers:
+            raise UserError(
+                f"the defence {name} is for classifiers and RAG pipelines; {self.target.spec} is a "
+                f"{self.target.kind} and cannot take it"
+            )
 
     def clean(self, name: str) -> Corpus:
         """The corpus; :class:`UserError` if there is none."""
@@ -138,7 +160,12 @@ def defense_names() -> tuple[str, ...]:
 
 
 def load_defense(
-    spec: DefenseSpec, target: Target, *, corpus: Corpus | None = None, seed: int = 0
+    spec: DefenseSpec,
+    target: Target,
+    *,
+    corpus: Corpus | None = None,
+    texts: Callable[[], Sequence[str]] | None = None,
+    seed: int = 0,
 ) -> Defense:
     """A defence for a target, fitted on the clean corpus where it learns.
 
@@ -146,6 +173,7 @@ def load_defense(
         spec: name, path or table.
         target: what it is to defend.
         corpus: the clean passages of a RAG pipeline.
+        texts: makes the clean texts of a classifier's field.
         seed: of all that is random in it.
 
     Raises:
@@ -159,7 +187,7 @@ def load_defense(
             f"{', '.join(_BUILDERS)}"
         )
     settings = Settings(source, table)
-    return _BUILDERS[kind](settings, Parts(target, corpus, seed))
+    return _BUILDERS[kind](settings, Parts(target, corpus, seed, texts))
 
 
 def defend(
@@ -167,26 +195,38 @@ def defend(
     specs: Sequence[DefenseSpec],
     *,
     corpus: Corpus | None = None,
+    texts: Callable[[], Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Target:
     """A target with defences in it; without any, the target itself.
+
+    Args:
+        target: a RAG pipeline or a classifier. Of a classifier's defences the repairs come first,
+            in their order, and what takes the place of the whole classifier stands behind them.
+        specs: the defences.
+        corpus: the clean passages of a pipeline.
+        texts: makes the clean texts of a classifier's field, called if a defence learns from them.
+        seed: of all that is random in them.
 
     Raises:
         UserError: as :func:`load_defense`.
     """
     if not specs:
         return target
-    loaded = [load_defense(spec, target, corpus=corpus, seed=seed) for spec in specs]
+    loaded = [load_defense(spec, target, corpus=corpus, texts=texts, seed=seed) for spec in specs]
     if isinstance(target, RagPipeline):
         from robustlab.defense.pipeline import DefendedRag
 
         return DefendedRag(target, loaded)
+    repairs = []
     for defense in loaded:
-        if not isinstance(defense, TargetDefense):
-            Parts(target, corpus, seed).pipeline(defense.name)
-        else:
+        if isinstance(defense, TargetDefense):
             target = defense.wrap(target)
-    return target
+        elif isinstance(defense, QuestionDefense):
+            repairs.append(defense)
+        else:
+            Parts(target, corpus, seed).pipeline(defense.name)
+    return RepairedClassifier(target, repairs) if repairs else target
 
 
 def _read(spec: DefenseSpec) -> tuple[str, Mapping[str, Any]]:
@@ -370,20 +410,19 @@ def _typo_repair(settings: Settings, parts: Parts) -> Defense:
     from robustlab.defense.repair import TypoRepair
     from robustlab.resources import minilm_folder
 
-    corpus = parts.clean(settings.name)
+    texts = parts.words(settings.name)
     least = settings.integer("least_length", minimum=1)
     settings.finish()
     # The whole words of MiniLM's vocabulary: the commonest of English, at hand anyway.
     entries = (minilm_folder() / "vocab.txt").read_text(encoding="utf-8").split("\n")
     known = (entry for entry in entries if entry.isalpha())
-    texts = (passage.contents for passage in corpus.passages)
     return TypoRepair(settings.name, texts, known, least)
 
 
 def _unicode(settings: Settings, parts: Parts) -> Defense:
     from robustlab.defense.repair import UnicodeRepair
 
-    parts.pipeline(settings.name)
+    parts.classifier(settings.name)
     settings.finish()
     return UnicodeRepair(settings.name)
 

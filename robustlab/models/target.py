@@ -271,11 +271,12 @@ class Replies:
     items: tuple[Reply, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Vocabulary:
     """The tokens of a target and their embeddings: what a white-box adversary chooses from.
 
-    V tokens; a token's number is its row.
+    V tokens; a token's number is its row. Two are the same only if they are one object, so that
+    what is worked out of one can be kept with it.
     """
 
     embeddings: FloatArray

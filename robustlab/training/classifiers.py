@@ -11,9 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustlab.attack.words import fields
 from robustlab.data.labelled import load_labelled
 from robustlab.data.records import LabelledExample, LabelledSet
 from robustlab.data.splits import sample
+from robustlab.defense.protocols import QuestionDefense
+from robustlab.defense.repaired import repaired
 from robustlab.errors import UserError
 from robustlab.models.labels import align_labels
 from robustlab.models.quiet import quiet_transformers
@@ -65,6 +68,7 @@ class ClassifierTask:
         train: examples with labels by the model's own numbers.
         validation: likewise.
         plan: adapters, size of batches and seed.
+        repairs: what every text goes through before the model reads it.
     """
 
     kind = "classifier"
@@ -76,7 +80,9 @@ class ClassifierTask:
         train: Sequence[LabelledExample],
         validation: Sequence[LabelledExample],
         plan: TaskPlan,
+        repairs: Sequence[QuestionDefense] = (),
     ) -> None:
+        self._repairs = tuple(repairs)
         self._tokenizer = source.tokenizer
         self._limit = min(source.limit, _LONGEST)
         self._config = source.model.config
@@ -174,15 +180,20 @@ class ClassifierTask:
         return float(self._input_layer.weight.detach().float().norm(dim=1).mean())
 
     def target(self) -> Target:
-        """A merged, frozen copy on the same device, in bf16 where training is in bf16 too."""
+        """A merged, frozen copy on the same device, in bf16 where training is in bf16 too.
+
+        It stands behind the repairs.
+        """
+        from robustlab.defense.repaired import RepairedClassifier
         from robustlab.models.classifier import ClassifierTarget
         from robustlab.models.device import resolve_dtype
 
         model = merged(self._module)
         dtype = resolve_dtype("auto", self.device)
-        return ClassifierTarget(
+        bare = ClassifierTarget(
             "in training", model, self._tokenizer, device=self.device, dtype=dtype
         )
+        return RepairedClassifier(bare, self._repairs) if self._repairs else bare
 
     def validate(self) -> Mapping[str, float]:
         """``accuracy`` and ``robust_accuracy`` on the validation examples."""
@@ -250,9 +261,10 @@ class ClassifierTask:
         return torch.tensor([example.label for example in examples], device=self.device)
 
     def _tokenised(self, texts: Sequence[TextInput]) -> _Tokens:
-        """Texts or pairs; the same limit and special tokens as the target's own."""
+        """Texts or pairs, repaired; the same limit and special tokens as the target's own."""
         import torch
 
+        texts = repaired(self._repairs, texts)
         firsts = [text if isinstance(text, str) else text[0] for text in texts]
         seconds = [None if isinstance(text, str) else text[1] for text in texts]
         columns: list[Any] = [firsts] if None in seconds else [firsts, seconds]
@@ -336,7 +348,29 @@ def load_task(plan: TaskPlan) -> ClassifierTask:
         replayed = load_labelled(other, split="train", **_columns(plan.columns))
         own = _aligned(replayed, source, f"{replayed.name}:")
         train += sample(own, min(len(own), len(train)), plan.seed)
-    return ClassifierTask(source, train, validation, plan)
+    return ClassifierTask(source, train, validation, plan, _repairs(spec, source, plan))
+
+
+def _repairs(spec: str, source: Target, plan: TaskPlan) -> list[QuestionDefense]:
+    """The defences of a plan, which learn from the training split as those of an attack do.
+
+    Raises:
+        UserError: a defence that repairs no texts.
+    """
+    from robustlab.defense import load_defense
+
+    def texts() -> list[str]:
+        every = load_labelled(spec, split="train", **_columns(plan.columns)).examples
+        return [part for one in every for part in fields(one.contents)]
+
+    loaded = [load_defense(name, source, texts=texts, seed=plan.seed) for name in plan.defense]
+    for defense in loaded:
+        if not isinstance(defense, QuestionDefense):
+            raise UserError(
+                f"the defence {defense.name} repairs no texts, and a classifier is trained behind "
+                "repairs alone"
+            )
+    return [defense for defense in loaded if isinstance(defense, QuestionDefense)]
 
 
 def _splits(
@@ -407,8 +441,8 @@ class SuiteJudge:
 
     @property
     def name(self) -> str:
-        """The suite."""
-        return self._suite
+        """The suite, and what it goes through."""
+        return ", behind ".join([self._suite, *filter(None, [" and ".join(self._plan.defense)])])
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -486,8 +520,9 @@ class _Campaigns:
     @cached_property
     def _loaded(self) -> Mapping[str, Campaign]:
         from robustlab.attack.entry import load_campaigns
+        from robustlab.defense import defend
 
-        return load_campaigns(self.recipes, **self._arguments)
+        return load_campaigns(self.recipes, defend=defend, **self._arguments)
 
     @property
     def _arguments(self) -> dict[str, Any]:
@@ -500,6 +535,7 @@ class _Campaigns:
             "device": plan.device,
             "dtype": plan.dtype,
             "columns": plan.columns,
+            "defense": plan.defense,
         }
 
 

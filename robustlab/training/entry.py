@@ -104,6 +104,7 @@ def advtrain(
     distill_to: str | None = None,
     probe: Sequence[str] = (),
     replay: Sequence[str] = (),
+    defense: Sequence[str] = (),
     suite: str | None = None,
     option: Sequence[str] = (),
     kind: str | None = None,
@@ -140,6 +141,8 @@ def advtrain(
         distill_to: a model that each trained one is distilled into, to be judged as well.
         probe: other data on which forgetting is measured.
         replay: other data that is mixed into the training.
+        defense: repairs that every text goes through, in training and under attack, before a
+            classifier reads it; the adversaries of both know them.
         suite: what judges the models; by the kind if not given.
         option: options of the methods, each ``NAME=VALUE`` or, for one of them alone,
             ``METHOD.NAME=VALUE``.
@@ -168,6 +171,11 @@ def advtrain(
     family = kind or kind_of(init or target_spec)
     if family not in FAMILIES:
         raise UserError(f"a {family} cannot be trained; these can: {', '.join(FAMILIES)}")
+    if defense and family != "classifier":
+        raise UserError(
+            f"--defense is for training a classifier behind repairs of its text, not a {family}; "
+            "robustlab attack --target rag puts defences into a pipeline"
+        )
     methods = _methods_of(method or DEFAULT_METHOD[family], family)
     strengths = strengths_of(strength)
     if methods and not strengths:
@@ -198,6 +206,7 @@ def advtrain(
             limit_validation=None,
             replay=tuple(replay),
             columns=named,
+            defense=tuple(defense),
         ),
         train=TrainPlan(
             epochs=epochs,
@@ -217,6 +226,7 @@ def advtrain(
                 dtype=dtype,
                 columns=named,
                 trained_against=trained_against,
+                defense=tuple(defense),
             ),
         ),
         accelerator=accelerator,

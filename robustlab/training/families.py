@@ -36,7 +36,8 @@ class TaskPlan:
 
     ``spec`` names the model to begin with, ``data`` what it is trained on (the family's default
     where None). ``peft`` is None to train all parameters. ``limit_train`` and ``limit_validation``
-    bound the examples; ``replay`` names further data that is mixed in.
+    bound the examples; ``replay`` names further data that is mixed in. ``defense`` names repairs
+    that every text goes through before the model reads it, and that an adversary knows.
     """
 
     spec: str
@@ -49,6 +50,7 @@ class TaskPlan:
     limit_validation: int | None = None
     replay: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
+    defense: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class JudgePlan:
     """What trained models are judged by: the same for all models of a curve.
 
     ``suite`` names the attack, the family's default where None; ``trained_against`` names
-    recipes that are kept out of the worst case.
+    recipes that are kept out of the worst case; ``defense`` what the models stand behind, as in
+    training.
     """
 
     data: str | None
@@ -67,6 +70,7 @@ class JudgePlan:
     dtype: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     trained_against: frozenset[str] = frozenset()
+    defense: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

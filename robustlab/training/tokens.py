@@ -8,7 +8,7 @@ through the engine, some batches at once, with the model as it is just before th
     gradient-ranked substitution of words by their neighbours (Yoo & Qi 2021, arXiv:2109.00544);
 ``hotflip``
     substitutions that the gradient proposes from the whole vocabulary (Ebrahimi et al. 2018,
-    arXiv:1712.06751), with a narrow beam;
+    arXiv:1712.06751), several at once: the worst of some texts;
 ``augment``
     static adversarial examples of any recipe, made once from the model as training finds it, or
     taken from an earlier run: the weak baseline;
@@ -33,7 +33,7 @@ from robustlab.attack.constraints import Constraints, build_constraints
 from robustlab.attack.engine import BudgetExhaustedError, Engine, Job, Search
 from robustlab.attack.examples import AttackExample
 from robustlab.attack.goals import UntargetedClassification
-from robustlab.attack.hotflip import HotFlip
+from robustlab.attack.hotflip import Substitution, substitutions
 from robustlab.attack.method import Found, Method, Start, UniversalMethod
 from robustlab.attack.methods import build_method
 from robustlab.attack.neighbours import Neighbours
@@ -46,7 +46,13 @@ from robustlab.attack.perturbations import (
     reorderings,
 )
 from robustlab.attack.recipe import Recipe, load_recipe
-from robustlab.attack.tokens import BudgetedGoal, OwnTokens, single_text
+from robustlab.attack.tokens import (
+    BudgetedGoal,
+    OwnTokens,
+    needed_vocabulary,
+    single_text,
+    word_tokens,
+)
 from robustlab.attack.words import Words
 from robustlab.errors import UserError
 from robustlab.models.target import Target, TextInput, Vocabulary, WhiteBox
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REFRESH",
+    "Flipped",
     "GradientRanked",
     "Misspelt",
     "TokenMaximisation",
@@ -73,6 +80,9 @@ REFRESH = 8
 """Batches that are attacked at once, by the model as it is then: what the adversary knows of it is
 at most so many updates old, and there is work enough for full passes."""
 
+_PER_WORD = 12
+"""Words that the gradient proposes in the place of one."""
+
 _LOOKED_AT = 4
 """Of the candidates that serve, how many are tried for their constraints at once."""
 
@@ -80,7 +90,7 @@ _DEFAULT_RECIPE = "typo-noise"
 
 _OPTIONS = {
     "a2t": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "recipe"},
-    "hotflip": {"max_edit_rate", "min_cosine", "recipe"},
+    "hotflip": {"max_edit_rate", "min_cosine", "draws", "recipe"},
     "augment": {"recipe", "run"},
     "mixed": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "draws", "recipe"},
 }
@@ -162,6 +172,88 @@ class GradientRanked:
             if free[position] and rows:
                 values.append((-float(steepness[rows].mean()), position))
         return [position for _, position in sorted(values)]
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """The worst of some texts in which words become others that the gradient proposes.
+
+    One gradient at the original text proposes words, as HotFlip does (Ebrahimi et al. 2018,
+    arXiv:1712.06751), but several of them are exchanged at once: the beam of an attack takes a
+    gradient for each word, this one for each text. The first text is what the gradient thinks the
+    worst; in the others it is drawn how many words change, and which and what they become, the
+    more promising the likelier.
+
+    ``draws``: how many texts are tried; ``per_word``: how many words may stand for a word.
+    """
+
+    name: str
+    constraints: Constraints
+    draws: int
+    per_word: int
+
+    def attack(self, start: Start, rng: np.random.Generator) -> Search[Found]:
+        """One gradient, and one look at all the texts that keep the constraints."""
+        text = single_text(start.text, self.name)
+        vocabulary = needed_vocabulary(start, self.name)
+        words = Words.of(text)
+        goal = BudgetedGoal(start.goal, start.queries_left)
+        items = yield from goal.slopes([text])
+        if not items:
+            return Found(text, claims_success=False)
+        every = substitutions(
+            words,
+            self.constraints.may_change(words.words),
+            items[0],
+            OwnTokens.of(items[0], start.goal.frame, text),
+            vocabulary,
+            word_tokens(vocabulary, letters_only=True, ascii_only=True),
+            self.per_word,
+        )
+        by_position: dict[int, list[Substitution]] = {}
+        for one in every:
+            by_position.setdefault(one.position, []).append(one)
+        if not by_position:
+            return Found(text, claims_success=False)
+        limit = self.constraints.edit_limit(text, start.max_edits)
+        most = len(by_position) if limit is None else min(limit, len(by_position))
+        texts = dict.fromkeys(
+            self._drawn(words, list(by_position.values()), most, rng if number else None)
+            for number in range(self.draws)
+        )
+        kept = yield from self.constraints.allows(text, list(texts), start.max_edits)
+        tried = [one for one, good in zip(texts, kept, strict=True) if good]
+        look = yield from goal.look(tried)
+        if look is None:
+            return Found(text, claims_success=False)
+        return Found(tried[look.best], claims_success=bool(look.met[look.best]))
+
+    def broken(self, original: TextInput, perturbed: TextInput) -> Search[str | None]:
+        """The first constraint that a text breaks."""
+        return (yield from self.constraints.broken(original, perturbed))
+
+    def _drawn(
+        self,
+        words: Words,
+        places: Sequence[Sequence[Substitution]],
+        most: int,
+        rng: np.random.Generator | None,
+    ) -> str:
+        """A text with up to ``most`` words exchanged; without ``rng`` the most promising one."""
+        if rng is None:
+            chosen, ranks = np.arange(most), np.zeros(most, dtype=np.int64)
+        else:
+            count = int(rng.integers(1, most + 1))
+            gains = np.array([place[0].gain for place in places])
+            # The spread as the unit, so that it matters not how sure the model is.
+            odds = np.exp((gains.min() - gains) / (gains.std() or 1.0))
+            chosen = rng.choice(len(places), count, replace=False, p=odds / odds.sum())
+            ranks = rng.geometric(0.25, count) - 1
+        for place, rank in zip(chosen.tolist(), ranks.tolist(), strict=True):
+            choices = places[place]
+            one = choices[min(rank, len(choices) - 1)]
+            words = words.replace(one.position, one.word)
+        return words.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +380,7 @@ def training_methods(
             ``builtin:retriever``; None for no such constraint, which is twice as fast.
         neighbours: words that may stand for a word at the most.
         proposals: how many of them are tried.
-        draws: misspelt texts of which ``mixed`` shows the worst.
+        draws: texts of which ``hotflip`` and ``mixed`` show the worst.
     """
     base = _stopword_constraints()
     words = Constraints(
@@ -300,7 +392,7 @@ def training_methods(
     letters = Constraints(min_word_length=2)
     near = Neighbours(neighbours, 0.35, "exclude-if-known", base.stopwords)
     a2t = GradientRanked("a2t", words, (Synonyms(near),), proposals)
-    flips = HotFlip("hotflip", words, beam=1, candidates=6, per_word=3, ascii_only=True)
+    flips = Flipped("hotflip", words, draws, _PER_WORD)
     if name == "a2t":
         return (a2t,)
     if name == "hotflip":
