@@ -112,6 +112,8 @@ def test_several_methods_and_adapters_stand_on_one_curve(place: Path, tmp_path: 
         (["--option", "pgd.steps=3"], "which no model is trained by"),
         (["--method", "freelb,pdg"], "'pdg' is none of"),
         (["--peft", "lora,ia4"], "'ia4' is none of"),
+        (["--defense", "ranmask"], "ranmask repairs no texts"),
+        (["--defense", "vae"], "vae is for RAG pipelines"),
     ],
 )
 def test_mistakes_are_sentences(
@@ -120,6 +122,28 @@ def test_mistakes_are_sentences(
     done = begun(place, tmp_path / "run", *arguments)
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_a_reader_is_not_trained_behind_repairs(tmp_path: Path) -> None:
+    done = invoke(
+        "--target", "builtin:seq2seq", "--defense", "typo-repair", "--out", tmp_path / "run"
+    )
+    assert done.exit_code == 2
+    assert "--defense is for training a classifier" in done.output
+
+
+def test_models_are_trained_and_judged_behind_repairs(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = begun(
+        place, out, "--seeds", 1, "--method", "mixed", "--option", "min_cosine=null",
+        "--defense", "unicode-normalise", "--defense", "typo-repair",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "behind unicode-normalise and typo-repair" in json.loads(done.stdout)["sentence"]
+    for model in (out / "models").iterdir():
+        manifest = json.loads((model / "attacks/model/typo-noise/manifest.json").read_text())
+        names = [defense["name"] for defense in manifest["target"]["defenses"]]
+        assert names == ["unicode-normalise", "typo-repair"]
 
 
 def test_a_student_is_distilled_from_every_model(place: Path, tmp_path: Path) -> None:

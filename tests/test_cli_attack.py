@@ -53,7 +53,11 @@ class FakeAttack:
         self.arguments = arguments
         print("a library says hello on stdout")
         if arguments["resume"] is None:
-            kept = {name: value for name, value in arguments.items() if name != "progress"}
+            kept = {
+                name: value
+                for name, value in arguments.items()
+                if name not in ("defend", "progress")
+            }
             manifest = {
                 "command": "attack",
                 "command_line": ["robustlab", "attack"],
@@ -227,3 +231,48 @@ def test_a_real_attack_from_end_to_end(tmp_path: Path) -> None:
     complete = run("--resume", str(tmp_path / "run"))
     assert (complete.exit_code, complete.stdout) == (2, "")
     assert "complete" in complete.stderr
+
+
+def test_a_classifier_is_attacked_behind_repairs(tmp_path: Path) -> None:
+    words = ["--recipe", "bad-characters", "--limit", "6", "--device", "cpu", "--json"]
+    bare = run(*words, "--out", str(tmp_path / "bare"))
+    assert bare.exit_code == 0, bare.output
+    repairs = ["--defense", "unicode-normalise", "--defense", "typo-repair"]
+    done = run(*words, *repairs, "--out", str(tmp_path / "repaired"))
+    assert done.exit_code == 0, done.output
+    undefended, found = json.loads(bare.stdout), json.loads(done.stdout)
+    # Every look-alike, invisible or reordered character becomes what it looks like.
+    assert undefended["attack_success_rate"]["value"] > found["attack_success_rate"]["value"] == 0
+    named = [defense["name"] for defense in found["target"]["defenses"]]
+    page = (tmp_path / "repaired" / "report.html").read_text(encoding="utf-8")
+    assert "behind unicode-normalise, typo-repair" in page
+    assert named == ["unicode-normalise", "typo-repair"]
+    assert found["target"]["fingerprint"] == found["target"]["fingerprint_after"]
+    assert found["target"]["fingerprint"] != undefended["target"]["fingerprint"]
+    verified = CliRunner().invoke(
+        cli, ["verify", str(tmp_path / "repaired"), "--device", "cpu", "--json"]
+    )
+    assert verified.exit_code == 0, verified.output
+    assert json.loads(verified.stdout)["agreed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--defense", "ranmask", "--recipe", "hotflip"], "needs gradients"),
+        (["--defense", "perplexity"], "perplexity is for RAG pipelines"),
+        (["--defense", "typo-repair", "--data", "set.csv"], "train"),
+        (["--defense", "typo-repair", "--no-adaptive"], "--adaptive is for pipelines"),
+        (["--defense", "typo-repair", "--target", "builtin:causal"], "cannot take it"),
+    ],
+)
+def test_defences_that_do_not_fit(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.csv").write_text("text,label\ngood,positive\nbad,negative\n", encoding="utf-8")
+    done = run(*words, "--device", "cpu", "--out", "run")
+    assert (done.exit_code, done.stdout) == (2, ""), done.output
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("run").exists()

@@ -99,7 +99,7 @@ def test_what_learns_needs_a_corpus() -> None:
         load_defense("typo-repair", rag())
 
 
-@pytest.mark.parametrize("name", ["delimiters", "unicode-normalise", "perplexity"])
+@pytest.mark.parametrize("name", ["delimiters", "near-duplicate", "perplexity"])
 def test_a_classifier_cannot_take_a_defence_of_pipelines(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is for RAG pipelines; mine is a classifier"):
         defend(Classifier(), [name], corpus=CORPUS)

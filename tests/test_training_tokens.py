@@ -20,6 +20,7 @@ from robustlab.errors import UserError
 from robustlab.models.target import Predict
 from robustlab.training.families import make_method
 from robustlab.training.tokens import (
+    Flipped,
     GradientRanked,
     Misspelt,
     TokenMaximisation,
@@ -105,6 +106,46 @@ def test_the_worst_of_some_misspelt_texts_is_shown(task: Any) -> None:
     assert isinstance(slips, Misspelt)
     one, many = losses(replace(slips, draws=1)), losses(replace(slips, draws=16))
     assert np.mean(many) > np.mean(one) + 0.01
+
+
+def test_the_worst_of_some_joint_substitutions_is_shown(task: Any) -> None:
+    rows = range(len(task.ids))
+    flips = replace(
+        training_methods("hotflip", max_edit_rate=0.5, min_cosine=None)[0],
+        constraints=Constraints(max_edit_rate=0.5),
+    )
+    assert isinstance(flips, Flipped)
+    target = task.target()
+
+    def losses(method: Flipped) -> list[float]:
+        found = []
+        for row, text in zip(rows, attacked(task, rows, method), strict=True):
+            own = task.examples[row]
+            assert edits(own.text, text) <= max(1, int(0.5 * len(own.text.split())))
+            found.append(-float(target.answer(Predict((text,))).probabilities[0, own.label]))
+        return found
+
+    clean = [
+        -float(target.answer(Predict((task.examples[row].text,))).probabilities[0, label])
+        for row, label in enumerate(one.label for one in task.examples)
+    ]
+    one, many = losses(replace(flips, draws=1)), losses(replace(flips, draws=16))
+    # The gradient proposes well at once, and of more texts the worst is worse.
+    assert np.mean(clean) + 0.01 < np.mean(one) < np.mean(many)
+    assert attacked(task, rows, flips) == attacked(task, rows, flips, concurrency=3)
+
+
+def test_a_task_behind_repairs_reads_and_attacks_what_is_repaired(
+    task: Any, tmp_path: Path
+) -> None:
+    behind = tiny_task(tmp_path, defense=("unicode-normalise", "typo-repair"))
+    texts = ["the f\N{CYRILLIC SMALL LETTER I}lm was godo"]
+    meant = ["the film was good"]
+    batch = behind.collate([0])
+    for name, tensor in behind.perturbed(batch, meant).inputs.items():
+        assert torch.equal(behind.perturbed(batch, texts).inputs[name], tensor), name
+    said = behind.target().answer(Predict((texts[0], meant[0]))).probabilities
+    assert said[0].tolist() == pytest.approx(said[1].tolist())
 
 
 def shown(method: TokenMaximisation, task: Any, *rows: int) -> dict[int, Any]:

@@ -26,7 +26,7 @@ from robustlab.report.panels import (
     worst_panel,
 )
 from robustlab.report.plots import pipeline_plots
-from robustlab.report.results import RecipeResult, Results, read_run, read_suite
+from robustlab.report.results import RecipeResult, Results, behind, read_run, read_suite
 from robustlab.report.sentences import attack_sentence
 from robustlab.report.tables import curves_csv, examples_csv, points_csv
 from robustlab.report.terminal import safe_text
@@ -214,6 +214,7 @@ def _circumstances(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _parts_of(target: Mapping[str, Any]) -> Iterator[str]:
     """``top 5 of builtin:retriever``, ``read by builtin:seq2seq``, ``defended by vae``."""
     if target.get("kind") != "rag":
+        yield from filter(None, [behind(target)])
         return
     retriever, generator = (target.get(part) or {} for part in ("retriever", "generator"))
     found = (retriever.get("encoder") or {}).get("spec") or retriever.get("kind")

@@ -11,7 +11,15 @@ from robustlab.errors import UserError
 from robustlab.report.measures import Measure, measures
 from robustlab.runs import RunDirectory
 
-__all__ = ["WORST_CASE", "AuditItem", "RecipeResult", "Results", "read_run", "read_suite"]
+__all__ = [
+    "WORST_CASE",
+    "AuditItem",
+    "RecipeResult",
+    "Results",
+    "behind",
+    "read_run",
+    "read_suite",
+]
 
 _RUNS = "runs"  # where a suite keeps the runs of its recipes
 WORST_CASE = "worst case"
@@ -175,6 +183,13 @@ def _recipe_result(run: RunDirectory, name: str) -> RecipeResult:
     surface = (run.manifest.get("threat_model") or {}).get("surface")
     embedded = surface == "embeddings" or any(outcome.get("embedded") for outcome in outcomes)
     return RecipeResult(name, run.manifest, run.summary or {}, outcomes, embedded)
+
+
+def behind(target: Mapping[str, Any]) -> str:
+    """``behind unicode-normalise, typo-repair``: the defences of a model; empty without any, and
+    for pipelines, of which the defences are parts."""
+    names = [str(defense.get("name")) for defense in target.get("defenses") or ()]
+    return f"behind {', '.join(names)}" if names and target.get("kind") != "rag" else ""
 
 
 def _mean(values: Iterable[Any]) -> float | None:

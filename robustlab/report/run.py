@@ -11,7 +11,7 @@ from robustlab.report.html import write_report, write_suite_report
 from robustlab.report.outcomes import show
 from robustlab.report.panels import adaptive_beside, alerts, pipeline_panels, worst_panel
 from robustlab.report.plots import pipeline_plots
-from robustlab.report.results import AuditItem, RecipeResult, Results, read_run, read_suite
+from robustlab.report.results import AuditItem, RecipeResult, Results, behind, read_run, read_suite
 from robustlab.report.terminal import (
     make_console,
     marked_text,
@@ -165,6 +165,7 @@ def _title(results: Results) -> str:
     items, available = data.get("items"), data.get("available")
     parts = (
         f"{target.get('spec')} on {data.get('name')}",
+        behind(target),
         f"split {data.get('split')}",
         f"all {items}" if items == available else f"{items} of {available}",
         f"{data['skipped_rows']} bad rows skipped" if data.get("skipped_rows") else "",
