@@ -85,6 +85,8 @@ def test_the_shipped_methods_rank_and_keep_stopwords() -> None:
     assert [method.name for method in training_methods("hotflip")] == ["hotflip"]
     mixed = training_methods("mixed")
     assert [method.name for method in mixed] == ["a2t", "hotflip", "look-alikes", "slips"]
+    some = training_methods("mixed", kinds=["slips", "a2t"])
+    assert [method.name for method in some] == ["a2t", "slips"]
     assert not mixed[0].constraints.may_change(["not", "The", "film"])[:2].any()
 
 
@@ -239,6 +241,9 @@ def test_an_earlier_run_gives_examples(task: Any, tmp_path: Path) -> None:
         ("a2t", 0.5, {"max_edit_rate": 0}, "max_edit_rate above 0"),
         ("hotflip", 0.5, {"neighbours": 3}, "no option 'neighbours'"),
         ("mixed", 0.5, {"draws": 0}, "at least one draw"),
+        ("mixed", 0.5, {"kinds": ["a2t", "typos"]}, "a list of some of a2t, hotflip, look-alikes"),
+        ("mixed", 0.5, {"kinds": "a2t"}, "not 'a2t'"),
+        ("hotflip", 0.5, {"kinds": ["a2t"]}, "no option 'kinds'"),
     ],
 )
 def test_wrong_options_are_refused(

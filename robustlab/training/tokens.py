@@ -13,9 +13,9 @@ through the engine, some batches at once, with the model as it is just before th
     static adversarial examples of any recipe, made once from the model as training finds it, or
     taken from an earlier run: the weak baseline;
 ``mixed``
-    an example is attacked by one of four, drawn anew each epoch: a2t, hotflip, look-alike or
-    reordered characters, or slips on a keyboard. The last two are the worst of some texts that
-    are misspelt at random, in one word or in all of them.
+    an example is attacked by one of four, or of fewer, drawn anew each epoch: a2t, hotflip,
+    look-alike or reordered characters, or slips on a keyboard. The last two are the worst of some
+    texts that are misspelt at random, in one word or in all of them.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from robustlab.retrieval.encoder import SentenceEncoder
 
 __all__ = [
+    "KINDS",
     "REFRESH",
     "Flipped",
     "GradientRanked",
@@ -80,6 +81,9 @@ REFRESH = 8
 """Batches that are attacked at once, by the model as it is then: what the adversary knows of it is
 at most so many updates old, and there is work enough for full passes."""
 
+KINDS = ("a2t", "hotflip", "look-alikes", "slips")
+"""What ``mixed`` draws from."""
+
 _PER_WORD = 12
 """Words that the gradient proposes in the place of one."""
 
@@ -92,7 +96,7 @@ _OPTIONS = {
     "a2t": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "recipe"},
     "hotflip": {"max_edit_rate", "min_cosine", "draws", "recipe"},
     "augment": {"recipe", "run"},
-    "mixed": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "draws", "recipe"},
+    "mixed": {"max_edit_rate", "min_cosine", "neighbours", "proposals", "draws", "kinds", "recipe"},
 }
 
 
@@ -370,6 +374,7 @@ def training_methods(
     neighbours: int = 12,
     proposals: int | None = None,
     draws: int = 8,
+    kinds: Sequence[str] = KINDS,
 ) -> tuple[Method, ...]:
     """The methods that a training example is attacked with, one of them by lot.
 
@@ -381,6 +386,10 @@ def training_methods(
         neighbours: words that may stand for a word at the most.
         proposals: how many of them are tried.
         draws: texts of which ``hotflip`` and ``mixed`` show the worst.
+        kinds: those of :data:`KINDS` that ``mixed`` draws from.
+
+    Raises:
+        UserError: a kind that there is not, or none at all.
     """
     base = _stopword_constraints()
     words = Constraints(
@@ -397,12 +406,15 @@ def training_methods(
         return (a2t,)
     if name == "hotflip":
         return (flips,)
-    return (
+    every: tuple[Method, ...] = (
         a2t,
         flips,
         Misspelt("look-alikes", letters, _look_alikes, draws),
         Misspelt("slips", letters, keyboard_typos, draws),
     )
+    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+        raise UserError(f"mixed needs kinds, a list of some of {', '.join(KINDS)}, not {kinds!r}")
+    return tuple(method for method in every if method.name in kinds)
 
 
 def _look_alikes(word: str) -> Iterator[str]:
