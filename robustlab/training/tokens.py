@@ -406,15 +406,15 @@ def training_methods(
         return (a2t,)
     if name == "hotflip":
         return (flips,)
-    every: tuple[Method, ...] = (
-        a2t,
-        flips,
-        Misspelt("look-alikes", letters, _look_alikes, draws),
-        Misspelt("slips", letters, keyboard_typos, draws),
-    )
+    every: dict[str, Method] = {
+        "a2t": a2t,
+        "hotflip": flips,
+        "look-alikes": Misspelt("look-alikes", letters, _look_alikes, draws),
+        "slips": Misspelt("slips", letters, keyboard_typos, draws),
+    }
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise UserError(f"mixed needs kinds, a list of some of {', '.join(KINDS)}, not {kinds!r}")
-    return tuple(method for method in every if method.name in kinds)
+    return tuple(method for name, method in every.items() if name in kinds)
 
 
 def _look_alikes(word: str) -> Iterator[str]:
