@@ -243,6 +243,8 @@ def test_an_earlier_run_gives_examples(task: Any, tmp_path: Path) -> None:
         ("mixed", 0.5, {"draws": 0}, "at least one draw"),
         ("mixed", 0.5, {"kinds": ["a2t", "typos"]}, "a list of some of a2t, hotflip, look-alikes"),
         ("mixed", 0.5, {"kinds": "a2t"}, "not 'a2t'"),
+        ("mixed", 0.5, {"kinds": []}, "not \\[\\]"),
+        ("mixed", 0.5, {"kinds": 3}, "not 3"),
         ("hotflip", 0.5, {"kinds": ["a2t"]}, "no option 'kinds'"),
     ],
 )

@@ -412,7 +412,8 @@ def training_methods(
         "look-alikes": Misspelt("look-alikes", letters, _look_alikes, draws),
         "slips": Misspelt("slips", letters, keyboard_typos, draws),
     }
-    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+    named = isinstance(kinds, list | tuple) and all(kind in KINDS for kind in kinds)
+    if not (named and kinds):
         raise UserError(f"mixed needs kinds, a list of some of {', '.join(KINDS)}, not {kinds!r}")
     return tuple(method for name, method in every.items() if name in kinds)
 
