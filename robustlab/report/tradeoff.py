@@ -61,7 +61,11 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
             axes.figure.legend(loc="outside right upper", fontsize=7, frameon=False)
         axes.set_xlabel(curve["words"]["clean"])
         axes.set_ylabel(
-            textwrap.fill(f"{curve['words']['robust']} under {curve['attacks']['suite']}", 48)
+            textwrap.fill(
+                f"{curve['words']['robust']} under {curve['attacks']['suite']}",
+                48,
+                break_on_hyphens=False,  # names have hyphens
+            )
         )
         _dress(axes, title)
         _write_beside(axes, {place: "\n".join(filter(None, own)) for place, own in beside.items()})
