@@ -237,7 +237,7 @@ def test_an_interrupted_command_goes_on_with_its_own_options(
     ("words", "message"),
     [
         (["--poison-passages", 2], "--poison-passages is for pipelines"),
-        (["--defense", "perplexity"], "--defense is for pipelines"),
+        (["--defense", "perplexity"], "perplexity is for RAG pipelines"),
         (["--target", "rag", "--audit"], "--audit is not for pipelines"),
         (["--target", "rag", "--wanted", "x"], "--wanted is not for pipelines"),
         (["--target", "none.toml"], "none.toml cannot be read"),
