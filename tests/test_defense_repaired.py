@@ -40,6 +40,7 @@ def test_every_text_is_read_as_repaired() -> None:
         ("the film was weka", {"the": "the", "film": "film", "was": "was", "weak": "weka"}),
         ("the  (flim), was weak.", {"film": "flim", "weak": "weak", ".": ".", "(": "("}),
         ("teh flm was good", {"the": "teh", "film": "flm", "was": "was", "good": "good"}),
+        ("the filmm, was xgood", {"film": "filmm", "was": "was", "good": "xgood"}),
         ("the film w\N{ZERO WIDTH SPACE}as wea", {"was": "w\N{ZERO WIDTH SPACE}as", "weak": "wea"}),
     ],
 )
@@ -101,7 +102,7 @@ def test_it_says_what_stands_in_front() -> None:
     with pytest.raises(TypeError, match="does not answer Generate"):
         BOTH.answer(Generate(("the",), 3))
     with pytest.raises(UserError, match="is for classifiers and RAG pipelines"):
-        RepairedClassifier(PlantedTarget(kind="causal"), [UNICODE])
+        defend(PlantedTarget(kind="causal"), ["unicode-normalise"])
 
 
 def test_defences_of_a_classifier_are_put_together() -> None:

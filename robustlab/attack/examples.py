@@ -34,6 +34,7 @@ __all__ = [
     "ExampleSource",
     "classification_set",
     "question_set",
+    "texts_of",
 ]
 
 DEFAULT_DATA = {"classifier": "corpora/reviews", "generator": "corpora/fieldguide"}
@@ -147,6 +148,11 @@ def classification_set(
     return AttackSet(examples, data, {}, names)
 
 
+def texts_of(labelled: LabelledSet) -> list[str]:
+    """The texts of all examples, both of a pair."""
+    return [part for example in labelled.examples for part in fields(example.contents)]
+
+
 def question_set(
     target: Target,
     asked: QuestionSet,
@@ -256,8 +262,7 @@ class ExampleSource:
         Raises:
             UserError: the data has no such split.
         """
-        examples = self._labelled("train").examples
-        return [part for example in examples for part in fields(example.contents)]
+        return texts_of(self._labelled("train"))
 
     def _load(self, recipe: Recipe, split: str | None, limit: int | None) -> AttackSet:
         if Generate not in self.target.answers:

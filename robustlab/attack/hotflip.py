@@ -7,7 +7,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +80,7 @@ class HotFlip:
                 free = self.constraints.may_change(words.words)
                 free[list(words.changed(original))] = False
                 every = substitutions(words, free, item, own, vocabulary, allowed, self.per_word)
-                for one in every[: self.candidates]:
+                for one in islice(every, self.candidates):
                     proposal = words.replace(one.position, one.word)
                     proposals.setdefault(proposal.text, proposal)
             texts = list(proposals)
@@ -109,7 +111,7 @@ def substitutions(
     vocabulary: Vocabulary,
     allowed: NDArray[np.bool_],
     per_word: int,
-) -> list[Substitution]:
+) -> Iterator[Substitution]:
     """What the gradient expects to help, the most promising first.
 
     Args:
@@ -127,7 +129,7 @@ def substitutions(
         if free[position] and (row := own.whole(span)) is not None
     ]
     if not places:
-        return []
+        return
     rows = np.array([row for _, row in places])
     gradient = item.gradient[rows]  # (P, W)
     change = first_order(gradient, vocabulary)  # (P, V)
@@ -135,15 +137,12 @@ def substitutions(
     change -= np.einsum("pw,pw->p", gradient, here)[:, None]
     tokens = cheapest_tokens(change, allowed, per_word)  # (P, per_word)
     gains = np.take_along_axis(change, tokens, axis=1)  # (P, per_word)
-    found = []
     for flat in np.argsort(gains, axis=None, kind="stable").tolist():
         place, rank = divmod(flat, gains.shape[1])
         token, gain = int(tokens[place, rank]), float(gains[place, rank])
         # The same token again, or what the estimate does not expect to help, is left out.
         if token != item.token_ids[rows[place]] and gain < 0:
-            word = vocabulary.spellings[token][1:]
-            found.append(Substitution(places[place][0], word, gain))
-    return found
+            yield Substitution(places[place][0], vocabulary.spellings[token][1:], gain)
 
 
 def hotflip_method(recipe: Recipe) -> Method:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from robustlab.attack.tokens import Span
+from robustlab.attack.words import fields
 from robustlab.data.records import content_hash
 from robustlab.defense.protocols import QuestionDefense
-from robustlab.errors import UserError
 from robustlab.models.target import (
     Gradient,
     Gradients,
@@ -28,11 +29,11 @@ __all__ = ["RepairedClassifier", "repaired"]
 _PIECE = re.compile(r"\S+")
 _NOWHERE = (0, 0)
 
-Span = tuple[int, int]
-
 
 class RepairedClassifier:
     """A classifier behind repairs of its input, each of which reads what the one before left.
+
+    :func:`robustlab.defense.load.defend` refuses targets of another kind.
 
     A gradient is that of the classifier at the repaired text, and its tokens stand where the text
     that they were made from stands in the raw one: the adversary looks through the repair, and
@@ -41,19 +42,11 @@ class RepairedClassifier:
     Args:
         target: the classifier.
         defenses: the repairs, in their order.
-
-    Raises:
-        UserError: a target of another kind.
     """
 
     kind = "classifier"
 
     def __init__(self, target: Target, defenses: Sequence[QuestionDefense]) -> None:
-        if Predict not in target.answers:
-            raise UserError(
-                f"the defence {defenses[0].name} is for classifiers and RAG pipelines; "
-                f"{target.spec} is a {target.kind} and cannot take it"
-            )
         self.undefended = target
         self.defenses = tuple(defenses)
 
@@ -86,9 +79,7 @@ class RepairedClassifier:
             return response
         return Gradients(
             tuple(
-                item
-                if raw == read or not isinstance(raw, str) or not isinstance(read, str)
-                else replace(item, offsets=_moved(item.offsets, raw, read))
+                item if raw == read else replace(item, offsets=_moved(item.offsets, raw, read))
                 for item, raw, read in zip(response.items, request.texts, texts, strict=True)
             )
         )
@@ -118,21 +109,23 @@ class RepairedClassifier:
 
 def repaired(repairs: Sequence[QuestionDefense], texts: Sequence[TextInput]) -> list[TextInput]:
     """Texts, or pairs of them, after all repairs."""
-    flat = [part for text in texts for part in ((text,) if isinstance(text, str) else text)]
+    flat = [part for text in texts for part in fields(text)]
     for repair in repairs:
         flat = repair.repair(flat)
     parts = iter(flat)
     return [next(parts) if isinstance(text, str) else (next(parts), next(parts)) for text in texts]
 
 
-def _moved(offsets: Sequence[Span], raw: str, read: str) -> tuple[Span, ...]:
+def _moved(offsets: Sequence[Span], raw: TextInput, read: TextInput) -> tuple[Span, ...]:
     """Where tokens of the repaired text stand in the raw one.
 
     White space divides both texts into the same pieces. Within a piece, what stands before and
     behind the repaired characters has its place; a token with an end among the repaired ones
-    stands nowhere, as if the tokenizer had added it, and so do all tokens where the repair joined
-    or split pieces.
+    stands nowhere, as if the tokenizer had added it. So do all tokens where the repair joined or
+    split pieces, and those of a pair, which do not say in which of its texts they are.
     """
+    if not isinstance(raw, str) or not isinstance(read, str):
+        return tuple(_NOWHERE for _ in offsets)
     written = [match.span() for match in _PIECE.finditer(raw)]
     pieces = [match.span() for match in _PIECE.finditer(read)]
     if len(written) != len(pieces):
@@ -146,20 +139,25 @@ def _moved(offsets: Sequence[Span], raw: str, read: str) -> tuple[Span, ...]:
             moved.append(_NOWHERE)
             continue
         (first, last), (begin, stop) = written[number], pieces[number]
-        ends = [_place(point - begin, raw[first:last], read[begin:stop]) for point in (start, end)]
-        left, right = ends
-        moved.append(_NOWHERE if left is None or right is None else (first + left, first + right))
+        span = _place((start - begin, end - begin), raw[first:last], read[begin:stop])
+        moved.append(_NOWHERE if span is None else (first + span[0], first + span[1]))
     return tuple(moved)
 
 
-def _place(point: int, written: str, read: str) -> int | None:
-    """Where a place between the characters of ``read`` is in ``written``; None if repaired."""
+def _place(span: Span, written: str, read: str) -> Span | None:
+    """Where a span of ``read`` is in ``written``; None if an end of it is among what was repaired.
+
+    Letters that the repair took away at the edge of a token belong to it, between two to both.
+    """
     shorter = min(len(written), len(read))
     front = _alike(written, read, shorter)
     back = _alike(written[::-1], read[::-1], shorter - front)
-    if point <= front:
-        return point
-    return len(written) - (len(read) - point) if point >= len(read) - back else None
+    behind = len(read) - back  # from here on both are the same
+    longer = len(written) - len(read)
+    start, end = span
+    if front < start < behind or front < end < behind:
+        return None
+    return start if start <= front else start + longer, end + longer if end >= behind else end
 
 
 def _alike(left: str, right: str, most: int) -> int:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlab.attack.words import fields
+from robustlab.attack.examples import texts_of
 from robustlab.data.labelled import load_labelled
 from robustlab.data.records import LabelledExample, LabelledSet
 from robustlab.data.splits import sample
@@ -360,17 +360,18 @@ def _repairs(spec: str, source: Target, plan: TaskPlan) -> list[QuestionDefense]
     from robustlab.defense import load_defense
 
     def texts() -> list[str]:
-        every = load_labelled(spec, split="train", **_columns(plan.columns)).examples
-        return [part for one in every for part in fields(one.contents)]
+        return texts_of(load_labelled(spec, split="train", **_columns(plan.columns)))
 
-    loaded = [load_defense(name, source, texts=texts, seed=plan.seed) for name in plan.defense]
-    for defense in loaded:
+    repairs = []
+    for name in plan.defense:
+        defense = load_defense(name, source, texts=texts, seed=plan.seed)
         if not isinstance(defense, QuestionDefense):
             raise UserError(
                 f"the defence {defense.name} repairs no texts, and a classifier is trained behind "
                 "repairs alone"
             )
-    return [defense for defense in loaded if isinstance(defense, QuestionDefense)]
+        repairs.append(defense)
+    return repairs
 
 
 def _splits(
@@ -442,7 +443,8 @@ class SuiteJudge:
     @property
     def name(self) -> str:
         """The suite, and what it goes through."""
-        return ", behind ".join([self._suite, *filter(None, [" and ".join(self._plan.defense)])])
+        repairs = " and ".join(self._plan.defense)
+        return f"{self._suite}, behind {repairs}" if repairs else self._suite
 
     @property
     def attacks(self) -> tuple[str, ...]:

@@ -205,7 +205,7 @@ class Flipped:
         items = yield from goal.slopes([text])
         if not items:
             return Found(text, claims_success=False)
-        every = substitutions(
+        promising = substitutions(
             words,
             self.constraints.may_change(words.words),
             items[0],
@@ -215,7 +215,7 @@ class Flipped:
             self.per_word,
         )
         by_position: dict[int, list[Substitution]] = {}
-        for one in every:
+        for one in promising:
             by_position.setdefault(one.position, []).append(one)
         if not by_position:
             return Found(text, claims_success=False)
@@ -400,18 +400,14 @@ def training_methods(
     )
     letters = Constraints(min_word_length=2)
     near = Neighbours(neighbours, 0.35, "exclude-if-known", base.stopwords)
-    a2t = GradientRanked("a2t", words, (Synonyms(near),), proposals)
-    flips = Flipped("hotflip", words, draws, _PER_WORD)
-    if name == "a2t":
-        return (a2t,)
-    if name == "hotflip":
-        return (flips,)
     every: dict[str, Method] = {
-        "a2t": a2t,
-        "hotflip": flips,
+        "a2t": GradientRanked("a2t", words, (Synonyms(near),), proposals),
+        "hotflip": Flipped("hotflip", words, draws, _PER_WORD),
         "look-alikes": Misspelt("look-alikes", letters, _look_alikes, draws),
         "slips": Misspelt("slips", letters, keyboard_typos, draws),
     }
+    if name != "mixed":
+        return (every[name],)
     named = isinstance(kinds, list | tuple) and all(kind in KINDS for kind in kinds)
     if not (named and kinds):
         raise UserError(f"mixed needs kinds, a list of some of {', '.join(KINDS)}, not {kinds!r}")
