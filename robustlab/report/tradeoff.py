@@ -21,6 +21,9 @@ _LABELLED = 6
 _SHAPES = "o^vDPX"
 """One a round through the colours."""
 
+_LED = 5.0
+"""Points that a text stands above its place; one that stands higher is led to."""
+
 _INK, _SOFT = "#16191d", "#5b6370"
 
 
@@ -44,17 +47,21 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
 
     def draw(axes: Axes) -> None:
         # By place, so that points on one place do not write over each other.
-        beside: dict[tuple[float, float], dict[str, None]] = {}
+        beside: dict[tuple[tuple[float, float], str], dict[str, None]] = {}
         for number, (name, of_series) in enumerate(series.items()):
-            _draw_series(axes, number, of_series, name if crowded else None)
+            colour = _INK if of_series[0]["control"] else COLOURS[number % len(COLOURS)]
+            shape = (
+                "s" if of_series[0]["control"] else _SHAPES[number // len(COLOURS) % len(_SHAPES)]
+            )
+            _draw_series(axes, of_series, colour, shape, name if crowded else None)
             for point in of_series:
                 strength = "" if point["method"] == "none" else f"{point['strength']:g}"
                 text = strength if crowded else f"{name} {strength}".rstrip()
-                beside.setdefault(_place(point), {})[text] = None
+                beside.setdefault((_place(point), colour), {})[text] = None
         if curve["constant"] is not None:
             place = curve["constant"], curve["constant"]
             axes.plot(*place, "x", color=_SOFT, markersize=6)
-            beside.setdefault(place, {})["always the most common class"] = None
+            beside.setdefault((place, _SOFT), {})["always the most common class"] = None
         front = sorted(_place(point) for point in points if point["on_front"])
         axes.plot(*zip(*front, strict=True), color=_SOFT, linewidth=0.9, linestyle="--", zorder=1)
         if crowded:
@@ -68,40 +75,55 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
             )
         )
         _dress(axes, title)
-        _write_beside(axes, {place: "\n".join(filter(None, own)) for place, own in beside.items()})
+        _write_beside(axes, {at: "\n".join(filter(None, own)) for at, own in beside.items()})
 
     return pictures(draw, height=4.4)
 
 
-def _write_beside(axes: Axes, texts: Mapping[tuple[float, float], str]) -> None:
-    """Texts at places of the axes, each as far above its place as the ones before it need."""
+def _write_beside(axes: Axes, texts: Mapping[tuple[tuple[float, float], str], str]) -> None:
+    """Texts by place on the axes and colour, each as far above its place as others need.
+
+    A thin line leads to a text that had to move.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # before, a text does not know where it will stand
     taken: list[Any] = []
-    for place, text in sorted(texts.items()):
+    for (place, colour), text in sorted(texts.items()):
         if not text:
             continue
-        height = 5.0
+        height = _LED
         label = axes.annotate(
-            text, place, xytext=(6, height), textcoords="offset points", fontsize=8, color=_INK
+            text,
+            place,
+            xytext=(6, height),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            zorder=5,
         )
         while any(label.get_window_extent().overlaps(other) for other in taken):
             height += 2
             label.xyann = (6, height)
         taken.append(label.get_window_extent())
+        if height > _LED:
+            axes.annotate(
+                "",
+                place,
+                xytext=(6, height + 3),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0},
+            )
 
 
 def _draw_series(
-    axes: Axes, number: int, points: Sequence[Mapping[str, Any]], label: str | None
+    axes: Axes,
+    points: Sequence[Mapping[str, Any]],
+    colour: str,
+    shape: str,
+    label: str | None,
 ) -> None:
-    """One kind of model at all its strengths, in the ``number``-th colour and shape.
-
-    ``label`` is what the legend calls it, if there is one.
-    """
-    control = points[0]["control"]
-    lap, place = divmod(number, len(COLOURS))
-    colour = _INK if control else COLOURS[place]
+    """One kind of model at all its strengths; ``label`` is its name in the legend, if any."""
     places = [_place(point) for point in points]
     axes.plot(*zip(*places, strict=True), color=colour, linewidth=0.6, alpha=0.6, zorder=1)
     for (x, y), point in zip(places, points, strict=True):
@@ -111,7 +133,7 @@ def _draw_series(
             y,
             xerr=[[x - clean["low"]], [clean["high"] - x]],
             yerr=[[y - robust["low"]], [robust["high"] - y]],
-            fmt="s" if control else _SHAPES[lap % len(_SHAPES)],
+            fmt=shape,
             color=colour,
             elinewidth=0.8,
             markersize=6,
