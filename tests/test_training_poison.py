@@ -16,8 +16,9 @@ from robustlab.data.records import Passage, Question
 from robustlab.errors import UserError
 from robustlab.metrics.answers import contains_answer
 from robustlab.training.families import JudgePlan, make_judge, make_method
-from robustlab.training.poison import flipped_passages, mistyped
+from robustlab.training.poison import flipped_passages
 from robustlab.training.poisons import KINDS, poison_texts, trained_kinds, wrong_answers
+from robustlab.training.typos import Pieces, mistyped, pieces_of
 
 GOLD = Passage(
     "p", "Eels", "Eels are born at sea. They spawn in the Sargasso Sea, far away. It is warm."
@@ -194,6 +195,54 @@ def test_negatives_and_typos_reach_the_loss(retriever: Any) -> None:
     assert any(
         p.grad is not None and p.grad.abs().sum() > 0 for p in retriever.trainable().values()
     )
+
+
+def test_pieces_of_the_corpus_are_taught_by_the_encoder_as_it_began(retriever: Any) -> None:
+    import torch
+
+    assert pieces_of(" ".join(map(str, range(27)))) == [
+        "0 1 2 3 4 5 6 7 8 9 10 11",
+        "12 13 14 15 16 17 18 19 20 21 22 23",
+    ]
+    batch = retriever.collate([0, 1])
+    losses: list[Any] = []
+    method: Any = make_method("typo", 1.0, retriever, {"pieces": 3})
+    assert method.update(retriever, batch, losses.append, seed=0).forwards == 3
+    method.update(retriever, batch, losses.append, seed=0)
+    make_method("typo", 1.0, retriever).update(retriever, batch, losses.append, seed=0)
+    assert losses[0].item() == losses[1].item() > losses[2].item()
+
+    pieces = Pieces(retriever)
+
+    def apart() -> float:
+        with torch.no_grad():
+            return float(pieces.loss(retriever, 8, 0.7, random.Random(1)))
+
+    clean = retriever.begun.encode(["the old bridge over the red river"], role="query")
+    before = apart()
+    weights = list(retriever.trainable().values())
+    optimiser = torch.optim.AdamW(weights, lr=1e-3)
+    for _ in range(8):
+        optimiser.zero_grad()
+        pieces.loss(retriever, 8, 0.7, random.Random(1)).backward()
+        optimiser.step()
+    assert apart() < 0.9 * before
+    # What teaches has not moved with what is trained.
+    again = retriever.begun.encode(["the old bridge over the red river"], role="query")
+    assert (again == clean).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"words": 0}, "lies above 0, up to 1"),
+        ({"pieces": -1}, "no pieces or more of them, not -1"),
+        ({"flips": 3}, "has no option 'flips' here; it has: pieces, words"),
+    ],
+)
+def test_options_of_typos_are_checked(retriever: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_method("typo", 1.0, retriever, options)
 
 
 def test_flips_turn_passages_to_where_they_should_point(retriever: Any) -> None:

@@ -1,47 +1,41 @@
-"""Adversarial training of RAG's parts: poison for readers and retrievers, typos for retrievers.
+"""Adversarial training of RAG's parts by poison, for readers and retrievers.
 
 References:
     Zou et al. 2024, PoisonedRAG, arXiv:2402.07867 (what the poison is like)
     Zhong et al. 2023, Poisoning Retrieval Corpora, arXiv:2310.19156 (gradient-made passages)
-    Zhuang & Zuccon 2022, CharacterBERT and Self-Teaching, doi:10.1145/3477495.3531951 (typos)
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustlab.attack.perturbations import keyboard_typos
 from robustlab.attack.tokens import cheapest_tokens, first_order, word_tokens
-from robustlab.attack.words import Words
 from robustlab.data.records import Passage
 from robustlab.errors import UserError
 from robustlab.metrics.answers import contains_answer
 from robustlab.models.target import Direction, Gradient, Gradients
-from robustlab.training.embedding import Memoryless, divergence
 from robustlab.training.inner import Backward, Update
 from robustlab.training.poisons import HELD_OUT, poison_texts, trained_kinds, wrong_answers
 from robustlab.training.tasks import Batch, Task
+from robustlab.training.typos import Typos
 
 if TYPE_CHECKING:
     from robustlab.retrieval.encoder import SentenceEncoder
     from robustlab.training.readers import Encoded, ReaderTask
     from robustlab.training.retrievers import RetrieverTask
 
-__all__ = ["ReaderPoison", "RetrieverPoison", "Typos", "flipped_passages", "make", "mistyped"]
+__all__ = ["ReaderPoison", "RetrieverPoison", "flipped_passages", "make"]
 
 _MOST_POISON = 5
 _TOP_K = 5
 
 _KEEPS_GOLD = 0.5
 """Share of the poisoned contexts that hold the gold passage; the others support no answer."""
-
-_SHORTEST_MISTYPED = 4
 
 
 class ReaderPoison:
@@ -124,30 +118,6 @@ def _answer(reading: Any) -> str:
     text = reading.gold[0].contents
     answers: Sequence[str] = reading.question.answers
     return next((answer for answer in answers if contains_answer(text, (answer,))), answers[0])
-
-
-class Typos(Memoryless):
-    """Typo-augmented questions with self-teaching (Zhuang & Zuccon 2022).
-
-    The loss is that of the clean questions plus ``strength`` times what mistyped ones add: their
-    own contrastive loss, and how far their distribution over the passages is from the one that the
-    clean question has, which teaches and takes no gradient.
-    """
-
-    def __init__(self, strength: float, words: float = 0.4) -> None:
-        self.name = "typo"
-        self.strength = strength
-        self._words = words
-
-    def update(self, task: Task, batch: Batch, backward: Backward, *, seed: int) -> Update:
-        """One pass on the clean questions and one on the mistyped ones."""
-        dice = random.Random(seed)
-        texts = [mistyped(str(text), self._words, dice) for text in task.texts(batch)]
-        clean, taught = task.loss(batch)
-        noisy, learned = task.loss(task.perturbed(batch, texts))
-        loss = clean + self.strength * (noisy + divergence(taught.detach(), learned))
-        backward(loss)
-        return Update(loss.detach(), 2, 2)
 
 
 class RetrieverPoison:
@@ -284,24 +254,6 @@ def flipped_passages(
     return [" ".join(passage) for passage in passages]
 
 
-def mistyped(text: str, share: float, dice: random.Random) -> str:
-    """The text with a slip on the keyboard in a share of its longer words, at least in one."""
-    words = Words.of(text)
-    able = [i for i, word in enumerate(words.words) if len(word) >= _SHORTEST_MISTYPED]
-    if not able:
-        return text
-    for position in dice.sample(able, max(1, round(share * len(able)))):
-        spellings = _slips(words.words[position])
-        if spellings:
-            words = words.replace(position, dice.choice(spellings))
-    return words.text
-
-
-@lru_cache(maxsize=8192)
-def _slips(word: str) -> tuple[str, ...]:
-    return tuple(spelling for spelling in dict.fromkeys(keyboard_typos(word)) if spelling != word)
-
-
 def _reader(task: Task) -> ReaderTask:
     from robustlab.training.readers import ReaderTask
 
@@ -330,14 +282,20 @@ def make(
         strength: a share up to 1 for ``poison``, the weight of mistyped questions for ``typo``.
         task: what it will train.
         options: ``held_out``, a kind of poison or ``none``; ``flips`` of the passages that a
-            retriever's gradients make; ``words``, the share of a question's words that ``typo``
-            mistypes.
+            retriever's gradients make; ``words``, the share of a text's words that ``typo``
+            mistypes, and ``pieces``, how many pieces of the corpus it reads for each question.
 
     Raises:
         UserError: an option that the method does not have, or a value that it does not allow.
     """
     of_reader = name == "poison" and task.kind != "retriever"
-    has = {"words"} if name == "typo" else {"held_out"} if of_reader else {"held_out", "flips"}
+    has = (
+        {"words", "pieces"}
+        if name == "typo"
+        else {"held_out"}
+        if of_reader
+        else {"held_out", "flips"}
+    )
     unknown = sorted(set(options) - has)
     if unknown:
         names = ", ".join(sorted(has))
@@ -348,6 +306,8 @@ def make(
     if name == "typo":
         if not 0 < float(given.get("words", 0.4)) <= 1:
             raise UserError("the share of the words that typo mistypes lies above 0, up to 1")
+        if int(given.get("pieces", 0)) < 0:
+            raise UserError(f"typo reads no pieces or more of them, not {given['pieces']}")
         return Typos(strength, **given)
     if strength > 1:
         raise UserError(f"the strength of poison is a share of the examples, not {strength:g}")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,11 @@ from robustlab.errors import UserError
 from robustlab.models.quiet import quiet_transformers
 from robustlab.training.adapters import adapt, is_mergeable, merged, plain
 from robustlab.training.families import FAMILIES, Judged, JudgePlan, TaskPlan
-from robustlab.training.poison import flipped_passages, mistyped
+from robustlab.training.poison import flipped_passages
 from robustlab.training.poisons import poison_texts, wrong_answers
 from robustlab.training.readers import corpus_of, corpus_split
 from robustlab.training.tasks import Batch, bucketed, shifted
+from robustlab.training.typos import mistyped
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +128,22 @@ class RetrieverTask:
     def pairs(self) -> Sequence[Pair]:
         """The training examples."""
         return self._train
+
+    @property
+    def corpus(self) -> Corpus:
+        """The passages to find the questions' gold ones among."""
+        return self._corpus
+
+    @cached_property
+    def begun(self) -> SentenceEncoder:
+        """The encoder as it was before training, loaded anew."""
+        from robustlab.retrieval.encoder import SentenceEncoder
+
+        return SentenceEncoder.load(self._plan.spec, device=str(self._plan.device), dtype="fp32")
+
+    def embedded(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeddings of questions (N, width) of unit length, with their gradients."""
+        return self._encoded(*self._padded(self._tokenised(texts, "query")))
 
     def trainable(self) -> Mapping[str, torch.nn.Parameter]:
         """What requires a gradient."""
@@ -376,14 +393,15 @@ class RetrievalJudge:
 
     A question is right where a gold passage is among the ten nearest. ``typos-N`` are draws of
     slips that no training makes: any letter instead of, before or after another, in four of ten
-    longer words. ``claim-5`` and ``edited-5`` are five passages as PoisonedRAG writes them for the
-    question, in phrasings that nothing is trained on. ``corpus-poisoning`` are ten passages made
-    from the gradients of the very model that is judged, for clusters of *training* questions
-    (Zhong et al. 2023); its measure ``success@10`` is how often one of them is among the ten
-    nearest to another question.
+    longer words; ``heavy-typos-N`` the same in seven of ten. ``claim-5`` and ``edited-5`` are five
+    passages as PoisonedRAG writes them for the question, in phrasings that nothing is trained on.
+    ``corpus-poisoning`` are ten passages made from the gradients of the very model that is judged,
+    for clusters of *training* questions (Zhong et al. 2023); its measure ``success@10`` is how
+    often one of them is among the ten nearest to another question.
     """
 
     _DRAWS = 3
+    _TYPOS: ClassVar[Mapping[str, float]] = {"typos": 0.4, "heavy-typos": 0.7}
     _CLUSTERS = 10
     _FLIPS = 90
 
@@ -400,7 +418,7 @@ class RetrievalJudge:
     @property
     def attacks(self) -> tuple[str, ...]:
         """See the class."""
-        typos = tuple(f"typos-{draw}" for draw in range(1, self._DRAWS + 1))
+        typos = (f"{kind}-{draw}" for kind in self._TYPOS for draw in range(1, self._DRAWS + 1))
         return (*typos, "claim-5", "edited-5", "corpus-poisoning")
 
     def judge(self, spec: str, folder: Path) -> Judged:
@@ -439,14 +457,15 @@ class RetrievalJudge:
         asked = encoder.encode(texts, role="query")
         clean = found_at_10(base, asked, corpus, gold)
         attacks: dict[str, list[bool]] = {}
-        for draw in range(1, self._DRAWS + 1):
-            dice = random.Random(f"{self._plan.seed}:typos:{draw}")
-            noisy = [_slipped(text, 0.4, dice) for text in texts]
-            vectors = encoder.encode(noisy, role="query")
-            attacks[f"typos-{draw}"] = found_at_10(base, vectors, corpus, gold)
-        measures: dict[str, float | None] = {
-            "typo recall@10": float(np.mean([np.mean(found) for found in attacks.values()]))
-        }
+        measures: dict[str, float | None] = {}
+        for kind, share in self._TYPOS.items():
+            for draw in range(1, self._DRAWS + 1):
+                dice = random.Random(f"{self._plan.seed}:typos:{draw}")
+                noisy = [_slipped(text, share, dice) for text in texts]
+                vectors = encoder.encode(noisy, role="query")
+                attacks[f"{kind}-{draw}"] = found_at_10(base, vectors, corpus, gold)
+            draws = [np.mean(attacks[f"{kind}-{n}"]) for n in range(1, self._DRAWS + 1)]
+            measures[f"{kind}: recall@10"] = float(np.mean(draws))
         wrong = wrong_answers(questions, self._plan.seed)
         by_id = {passage.id: passage for passage in corpus.passages}
         for kind in ("claim", "edited"):
@@ -541,7 +560,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _slipped(text: str, share: float, dice: random.Random) -> str:
-    """As :func:`~robustlab.training.poison.mistyped`, but with letters from anywhere."""
+    """As :func:`~robustlab.training.typos.mistyped`, but with letters from anywhere."""
     words = Words.of(text)
     able = [i for i, word in enumerate(words.words) if len(word) >= 4]
     if not able:
