@@ -218,7 +218,7 @@ def test_pieces_of_the_corpus_are_taught_by_the_encoder_as_it_began(retriever: A
         with torch.no_grad():
             return float(pieces.loss(retriever, 8, 0.7, random.Random(1)))
 
-    clean = retriever.begun.encode(["the old bridge over the red river"], role="query")
+    clean = retriever.begun().encode(["the old bridge over the red river"], role="query")
     before = apart()
     weights = list(retriever.trainable().values())
     optimiser = torch.optim.AdamW(weights, lr=1e-3)
@@ -228,7 +228,7 @@ def test_pieces_of_the_corpus_are_taught_by_the_encoder_as_it_began(retriever: A
         optimiser.step()
     assert apart() < 0.9 * before
     # What teaches has not moved with what is trained.
-    again = retriever.begun.encode(["the old bridge over the red river"], role="query")
+    again = retriever.begun().encode(["the old bridge over the red river"], role="query")
     assert (again == clean).all()
 
 
@@ -237,7 +237,7 @@ def test_pieces_of_the_corpus_are_taught_by_the_encoder_as_it_began(retriever: A
     [
         ({"words": 0}, "lies above 0, up to 1"),
         ({"pieces": -1}, "no pieces or more of them, not -1"),
-        ({"flips": 3}, "has no option 'flips' here; it has: pieces, words"),
+        ({"flips": 3}, "has no option 'flips'; it has: pieces, words"),
     ],
 )
 def test_options_of_typos_are_checked(retriever: Any, options: dict[str, Any], said: str) -> None:

@@ -49,10 +49,10 @@ def draw_tradeoff(curve: Mapping[str, Any], title: str) -> Pictures:
         # By place, so that points on one place do not write over each other.
         beside: dict[tuple[tuple[float, float], str], dict[str, None]] = {}
         for number, (name, of_series) in enumerate(series.items()):
-            colour = _INK if of_series[0]["control"] else COLOURS[number % len(COLOURS)]
-            shape = (
-                "s" if of_series[0]["control"] else _SHAPES[number // len(COLOURS) % len(_SHAPES)]
-            )
+            lap, turn = divmod(number, len(COLOURS))
+            control = of_series[0]["control"]
+            colour = _INK if control else COLOURS[turn]
+            shape = "s" if control else _SHAPES[lap % len(_SHAPES)]
             _draw_series(axes, of_series, colour, shape, name if crowded else None)
             for point in of_series:
                 strength = "" if point["method"] == "none" else f"{point['strength']:g}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from robustlab.errors import UserError
-from robustlab.training.inner import Backward, Update
+from robustlab.training.inner import Backward, Update, check_options
 from robustlab.training.tasks import Batch, Task
 
 if TYPE_CHECKING:
@@ -324,10 +324,7 @@ def make(
     Raises:
         UserError: an option that the method does not have, or a value that it does not allow.
     """
-    unknown = sorted(set(options) - _OPTIONS[name])
-    if unknown:
-        has = ", ".join(sorted(_OPTIONS[name])) or "none"
-        raise UserError(f"the method {name} has no option {unknown[0]!r}; it has: {has}")
+    check_options(name, options, _OPTIONS[name])
     if int(options.get("steps", 1)) < 1 or float(options.get("radius", 1.0)) <= 0:
         raise UserError(f"the method {name} needs at least one step and a radius above 0")
     if name == "none":

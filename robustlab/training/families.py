@@ -167,7 +167,7 @@ METHODS: Mapping[str, tuple[frozenset[str], str]] = {
     "augment": (_TEXT, "robustlab.training.tokens:make"),
     "mixed": (_TEXT, "robustlab.training.tokens:make"),
     "poison": (_READERS | {"retriever"}, "robustlab.training.poison:make"),
-    "typo": (frozenset({"retriever"}), "robustlab.training.poison:make"),
+    "typo": (frozenset({"retriever"}), "robustlab.training.typos:make"),
 }
 """Method -> the kinds it trains, and its maker: (name, strength, task, options) -> Maximisation."""
 

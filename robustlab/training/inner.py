@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from robustlab.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from robustlab.training.tasks import Batch, Task
 
-__all__ = ["Backward", "Maximisation", "Update"]
+__all__ = ["Backward", "Maximisation", "Update", "check_options"]
 
 Backward: TypeAlias = "Callable[[torch.Tensor], None]"
 """The trainer's: scales a loss to its share of the update and accumulates its gradients."""
@@ -59,3 +61,15 @@ class Maximisation(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
+
+
+def check_options(name: str, options: Mapping[str, Any], has: Set[str]) -> None:
+    """Refuse what a method has no option for.
+
+    Raises:
+        UserError: an option is not among those that the method has.
+    """
+    unknown = sorted(set(options) - has)
+    if unknown:
+        known = ", ".join(sorted(has)) or "none"
+        raise UserError(f"the method {name} has no option {unknown[0]!r}; it has: {known}")

@@ -19,10 +19,9 @@ from robustlab.data.records import Passage
 from robustlab.errors import UserError
 from robustlab.metrics.answers import contains_answer
 from robustlab.models.target import Direction, Gradient, Gradients
-from robustlab.training.inner import Backward, Update
+from robustlab.training.inner import Backward, Update, check_options
 from robustlab.training.poisons import HELD_OUT, poison_texts, trained_kinds, wrong_answers
 from robustlab.training.tasks import Batch, Task
-from robustlab.training.typos import Typos
 
 if TYPE_CHECKING:
     from robustlab.retrieval.encoder import SentenceEncoder
@@ -274,41 +273,24 @@ def _retriever(task: Task) -> RetrieverTask:
 
 def make(
     name: str, strength: float, task: Task, options: Mapping[str, Any]
-) -> ReaderPoison | RetrieverPoison | Typos:
-    """``poison`` or ``typo`` for a task.
+) -> ReaderPoison | RetrieverPoison:
+    """``poison`` for a task.
 
     Args:
         name: the method.
-        strength: a share up to 1 for ``poison``, the weight of mistyped questions for ``typo``.
+        strength: a share up to 1.
         task: what it will train.
         options: ``held_out``, a kind of poison or ``none``; ``flips`` of the passages that a
-            retriever's gradients make; ``words``, the share of a text's words that ``typo``
-            mistypes, and ``pieces``, how many pieces of the corpus it reads for each question.
+            retriever's gradients make.
 
     Raises:
         UserError: an option that the method does not have, or a value that it does not allow.
     """
-    of_reader = name == "poison" and task.kind != "retriever"
-    has = (
-        {"words", "pieces"}
-        if name == "typo"
-        else {"held_out"}
-        if of_reader
-        else {"held_out", "flips"}
-    )
-    unknown = sorted(set(options) - has)
-    if unknown:
-        names = ", ".join(sorted(has))
-        raise UserError(f"the method {name} has no option {unknown[0]!r} here; it has: {names}")
+    of_reader = task.kind != "retriever"
+    check_options(name, options, {"held_out"} if of_reader else {"held_out", "flips"})
     given = dict(options)
     if given.get("held_out") == "none":
         given["held_out"] = None
-    if name == "typo":
-        if not 0 < float(given.get("words", 0.4)) <= 1:
-            raise UserError("the share of the words that typo mistypes lies above 0, up to 1")
-        if int(given.get("pieces", 0)) < 0:
-            raise UserError(f"typo reads no pieces or more of them, not {given['pieces']}")
-        return Typos(strength, **given)
     if strength > 1:
         raise UserError(f"the strength of poison is a share of the examples, not {strength:g}")
     if int(given.get("flips", 1)) < 1:

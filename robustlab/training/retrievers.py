@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pair", "RetrievalJudge", "RetrieverTask", "found_at_10", "load_task", "make_judge"]
 
-_TEMPERATURE = 0.05
 _LONGEST = 256
 _TOP_K = 10
 
@@ -70,6 +69,7 @@ class RetrieverTask:
 
     kind = "retriever"
     measure = "mean"
+    temperature = 0.05
 
     def __init__(
         self,
@@ -134,7 +134,6 @@ class RetrieverTask:
         """The passages to find the questions' gold ones among."""
         return self._corpus
 
-    @cached_property
     def begun(self) -> SentenceEncoder:
         """The encoder as it was before training, loaded anew."""
         from robustlab.retrieval.encoder import SentenceEncoder
@@ -189,11 +188,11 @@ class RetrieverTask:
         with shifted(self._input_layer, shifts):
             questions = self._encoded(own["ids"], own["mask"])
         passages = self._encoded(own["passage_ids"], own["passage_mask"])
-        logits = questions @ passages.T / _TEMPERATURE
+        logits = questions @ passages.T / self.temperature
         logits = logits.masked_fill(own["excluded"], -1e4)
         if "negative_ids" in own:
             negatives = self._encoded(own["negative_ids"], own["negative_mask"])
-            logits = torch.cat([logits, questions @ negatives.T / _TEMPERATURE], 1)
+            logits = torch.cat([logits, questions @ negatives.T / self.temperature], 1)
         wanted = torch.arange(len(batch), device=self.device)
         return functional.cross_entropy(logits, wanted), logits
 

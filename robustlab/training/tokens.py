@@ -56,7 +56,7 @@ from robustlab.attack.tokens import (
 from robustlab.attack.words import Words
 from robustlab.errors import UserError
 from robustlab.models.target import Target, TextInput, Vocabulary, WhiteBox
-from robustlab.training.inner import Backward, Update
+from robustlab.training.inner import Backward, Update, check_options
 from robustlab.training.tasks import Batch, Task
 
 if TYPE_CHECKING:
@@ -573,12 +573,7 @@ def make(name: str, strength: float, task: Task, options: Mapping[str, Any]) -> 
         UserError: an option that the method does not have, a value that it does not allow, or a
             recipe that gives no training examples.
     """
-    has = _OPTIONS[name]
-    unknown = sorted(set(options) - has)
-    if unknown:
-        raise UserError(
-            f"the method {name} has no option {unknown[0]!r}; it has: {', '.join(sorted(has))}"
-        )
+    check_options(name, options, _OPTIONS[name])
     if strength > 1:
         raise UserError(f"the strength of {name} is a share of the examples, not {strength:g}")
     device = str(task.device)

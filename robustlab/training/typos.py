@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from robustlab.attack.perturbations import keyboard_typos
 from robustlab.attack.words import Words
 from robustlab.errors import UserError
 from robustlab.training.embedding import Memoryless, divergence
-from robustlab.training.inner import Backward, Update
+from robustlab.training.inner import Backward, Update, check_options
 from robustlab.training.tasks import Batch, Task
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from robustlab.training.retrievers import RetrieverTask
 
-__all__ = ["Pieces", "Typos", "mistyped", "pieces_of"]
+__all__ = ["Pieces", "Typos", "make", "mistyped", "pieces_of"]
 
 _SHORTEST_MISTYPED = 4
 
@@ -34,8 +35,6 @@ _PIECE = 12
 """Words of a piece: about as many as a question has."""
 
 _SHORTEST_PIECE = 4
-
-_TEMPERATURE = 0.05
 
 _DIRECTION = 4.0
 """Weight of the angle to the clean piece's embedding beside the divergence, which is in nats."""
@@ -95,7 +94,7 @@ class Pieces:
     def __init__(self, task: RetrieverTask) -> None:
         import torch
 
-        encoder = task.begun
+        encoder = task.begun()
         contents = [passage.contents for passage in task.corpus.passages]
         self._texts = [piece for text in contents for piece in pieces_of(text)]
         if not self._texts:
@@ -112,9 +111,8 @@ class Pieces:
         rows = [dice.randrange(len(self._texts)) for _ in range(count)]
         read = task.embedded([mistyped(self._texts[row], share, dice) for row in rows])
         clean = self._clean[rows]
-        apart = divergence(
-            clean @ self._passages.T / _TEMPERATURE, read @ self._passages.T / _TEMPERATURE
-        )
+        warmth = task.temperature
+        apart = divergence(clean @ self._passages.T / warmth, read @ self._passages.T / warmth)
         return apart + _DIRECTION * (1 - (read * clean).sum(-1)).mean()
 
 
@@ -141,3 +139,24 @@ def mistyped(text: str, share: float, dice: random.Random) -> str:
 @lru_cache(maxsize=8192)
 def _slips(word: str) -> tuple[str, ...]:
     return tuple(spelling for spelling in dict.fromkeys(keyboard_typos(word)) if spelling != word)
+
+
+def make(name: str, strength: float, task: Task, options: Mapping[str, Any]) -> Typos:
+    """``typo`` for a task.
+
+    Args:
+        name: the method.
+        strength: the weight of what is mistyped.
+        task: what it will train.
+        options: ``words``, the share of a text's words that are mistyped, and ``pieces``, how many
+            pieces of the corpus are read for each question.
+
+    Raises:
+        UserError: an option that the method does not have, or a value that it does not allow.
+    """
+    check_options(name, options, {"words", "pieces"})
+    if not 0 < float(options.get("words", 0.4)) <= 1:
+        raise UserError("the share of the words that typo mistypes lies above 0, up to 1")
+    if int(options.get("pieces", 0)) < 0:
+        raise UserError(f"typo reads no pieces or more of them, not {options['pieces']}")
+    return Typos(strength, **options)
