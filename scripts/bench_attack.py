@@ -94,7 +94,8 @@ def _on_gpu(bench: Bench) -> dict[str, Any] | None:
 def _setting(bench: Bench) -> dict[str, Any]:
     import torch
 
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    from robustlab.models.device import cpu_multiplies_bf16
+
     gpu = None if bench.device == "cpu" else torch.cuda.get_device_name(bench.device)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -102,7 +103,7 @@ def _setting(bench: Bench) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "amx": bool(amx is not None and amx()),
+        "bf16": cpu_multiplies_bf16(),
         "gpu": gpu,
         "python": platform.python_version(),
         "versions": {library: _version(library) for library in LIBRARIES},
@@ -137,7 +138,7 @@ def _print_setting(setting: Mapping[str, Any]) -> None:
     place = f"{setting['gpu']}, " if setting["gpu"] else ""
     print(
         f"{place}{setting['cores']} cores of {setting['cpu']}, {setting['threads']} threads, "
-        f"AMX {'present' if setting['amx'] else 'absent'}; `--dtype auto` is "
+        f"native bf16 {'present' if setting['bf16'] else 'absent'}; `--dtype auto` is "
         f"{setting['auto_dtype']}. Python {setting['python']}, {versions}.\n"
         f"{setting['date']}, `{setting['command']}`\n"
     )

@@ -5,7 +5,7 @@ Four parts, each a Markdown table; ``--only`` chooses some of them:
 - *encode*: passages a second, ours against ``SentenceTransformer.encode`` in the same dtype at
   the batch size that suits it best;
 - *dtype*: ours with ``--dtype auto`` against the fp32 default of ``SentenceTransformer.encode``
-  (the two differ on GPUs and on processors with AMX tiles only);
+  (the two differ on GPUs and on processors that multiply bf16, with AMX or AVX-512 BF16);
 - *quality*: nDCG@10 on Cranfield in fp32 and in bf16;
 - *search*: time and recall of every kind of index, and the cost of adding a passage to a view.
 
@@ -33,7 +33,7 @@ from robustlab.data import Corpus, Passage, load_corpus, sample
 from robustlab.errors import UserError
 from robustlab.metrics.intervals import mean_estimate
 from robustlab.metrics.retrieval import RankedQuestion, ndcg_at_k
-from robustlab.models.device import resolve_device, resolve_dtype
+from robustlab.models.device import cpu_multiplies_bf16, resolve_device, resolve_dtype
 from robustlab.resources import corpus_names, minilm_folder
 from robustlab.retrieval import INDEX_KINDS, DenseIndex, SentenceEncoder, kinds
 from robustlab.retrieval.encoder import BUILTIN
@@ -50,7 +50,9 @@ def main() -> None:
 
     device = resolve_device(options.device)
     same = str(resolve_dtype("auto", device)).removeprefix("torch.")
-    print(f"Device {device}, {torch.get_num_threads()} threads, AMX {_amx()}; auto is {same}.\n")
+    print(
+        f"Device {device}, {torch.get_num_threads()} threads, native bf16 {'present' if cpu_multiplies_bf16() else 'absent'}; auto is {same}.\n"
+    )
     corpora = [load_corpus("fieldguide")] if "fieldguide" in corpus_names() else []
     if options.data.is_dir():
         corpora.append(load_corpus(str(options.data)))
@@ -119,8 +121,8 @@ def _bench_dtype(corpora: Sequence[Corpus], options: argparse.Namespace) -> None
                 f"{_ratio(seconds['default'], seconds['auto']):.2f}",
             ]
         )
-    goal = "goal on a processor with AMX: at least 1.8"
-    if options.device != "cuda" and _amx() == "absent":
+    goal = "goal on a processor that multiplies bf16: at least 1.8"
+    if options.device != "cuda" and not cpu_multiplies_bf16():
         goal += "; here there is none, so both are fp32 unless a GPU is used"
     _table(
         f"`--dtype auto` against the default of sentence-transformers, passages a second ({goal})",
@@ -270,13 +272,6 @@ def _sentence_transformer(device: str, dtype: str) -> Any:
         local_files_only=True,
         model_kwargs={"dtype": resolve_dtype(dtype, place)},
     )
-
-
-def _amx() -> str:
-    import torch
-
-    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "present" if check is not None and check() else "absent"
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -577,7 +577,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "robustlab" / "models" / "weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="autocast; pays on AMX and GPUs")
+    parser.add_argument("--bf16", action="store_true", help="autocast; pays where bf16 is native")
     parser.add_argument("--rank", type=int, help="of the adapters (readers 32, classifier 8)")
     parser.add_argument("--read-steps", type=int, default=220)
     parser.add_argument("--retrieve-steps", type=int, default=230)

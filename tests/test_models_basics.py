@@ -40,11 +40,17 @@ def test_an_absent_or_unknown_device_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert resolve_dtype("auto", CPU) == torch.bfloat16
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    for present in units:
+        for name in units:
+            there = name == present
+            monkeypatch.setattr(torch.cpu, name, lambda there=there: there, raising=False)
+        assert resolve_dtype("auto", CPU) == torch.bfloat16
+    for name in units:
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
     assert resolve_dtype("auto", CPU) == torch.float32
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    for name in units:
+        monkeypatch.delattr(torch.cpu, name)
     assert resolve_dtype("auto", CPU) == torch.float32
     for capability, expected in (((9, 0), torch.bfloat16), ((7, 5), torch.float32)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)

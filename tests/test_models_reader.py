@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from robustlab.errors import UserError
+from robustlab.models.blocks import block_attention, lay_out, split_heads
 from robustlab.models.builtin import merge_parameters
 from robustlab.models.reader import Reader, ReaderConfig, new_reader, read_config, read_layout
 from robustlab.models.reader_backend import ReaderBackend
@@ -115,7 +117,7 @@ def test_the_decoder_only_reader_reads_a_passage_in_both_directions() -> None:
 
     def state(last: int, answer: int) -> torch.Tensor:
         ids = torch.tensor([prompt("causal", [5], [7, 8, last])])
-        return reader.answer_states(ids, torch.tensor([[answer, SEP]])).context[0, first]
+        return reader.answer_states(ids, torch.tensor([[answer, SEP]])).source.keys[0, first]
 
     assert not torch.allclose(state(9, 8), state(12, 8), atol=1e-4)
     torch.testing.assert_close(state(9, 8), state(9, 30), rtol=1e-4, atol=1e-4)
@@ -128,6 +130,33 @@ def test_the_answer_of_the_decoder_only_reader_is_causal() -> None:
     short = reader.token_log_probs(ids, torch.tensor([[8, 9, SEP]]))
     other = reader.token_log_probs(ids, torch.tensor([[8, 9, 30, 31, SEP]]))
     torch.testing.assert_close(short[:, :2], other[:, :2], rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_allow_the_pairs_that_a_mask_over_the_whole_prompt_would() -> None:
+    """Attention in blocks against one call with a mask, over passages of very unlike length."""
+    torch.manual_seed(0)
+    rows = [
+        [*prompt("causal", [5, 6], list(range(7, 40)), [10], [11, 12, 13]), 8, 9],
+        prompt("causal", [14], []),
+        prompt("causal", [15, 16, 17], list(range(20, 29)), [18]),
+    ]
+    ids = padded(rows)
+    layout = read_layout(ids, ReaderConfig("robustlab-causal"))
+    blocks = lay_out(layout.real, layout.segments, layout.tail)
+    query, key, value = torch.randn(3, *ids.shape, 24).unbind()
+
+    question = layout.segments == 0
+    same = layout.segments.unsqueeze(2) == layout.segments.unsqueeze(1)
+    mask = (same | question.unsqueeze(1) | question.unsqueeze(2)) & ~layout.tail.unsqueeze(1)
+    left = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    mask = torch.where(layout.tail.unsqueeze(2), left, mask) & layout.real.unsqueeze(1)
+    heads = [split_heads(part, 3) for part in (query, key, value)]
+    whole = scaled_dot_product_attention(*heads, attn_mask=mask.unsqueeze(1))
+
+    flat = [blocks.flat(part) for part in (query, key, value)]
+    found = blocks.dense(block_attention(*flat, blocks, 3))
+    expected = whole.transpose(1, 2).flatten(2)
+    torch.testing.assert_close(found[layout.real], expected[layout.real], rtol=1e-4, atol=1e-5)
 
 
 def test_probabilities_sum_to_one(kind: str) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["resolve_device", "resolve_dtype", "upload"]
+__all__ = ["cpu_multiplies_bf16", "resolve_device", "resolve_dtype", "upload"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -47,10 +47,10 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Turn ``auto``, ``fp32`` or ``bf16`` into the dtype of weights and activations.
 
     ``auto`` is bf16 where the hardware multiplies bf16 matrices: CUDA devices from compute
-    capability 8.0 (Ampere) on, and CPUs with AMX tiles, where whole-model bf16 gives about two to
-    three times the sentences per second of fp32 at the same accuracy. It is fp32 elsewhere,
-    because a CPU without AMX emulates bf16 and is slower with it. bf16 keeps 8 bits of mantissa:
-    probabilities agree with fp32 to two or three digits, not more.
+    capability 8.0 (Ampere) on, and CPUs that :func:`cpu_multiplies_bf16` knows, where whole-model
+    bf16 gives about two to three times the sentences per second of fp32 at the same accuracy. It
+    is fp32 elsewhere, because another CPU emulates bf16 and is slower with it. bf16 keeps 8 bits
+    of mantissa: probabilities agree with fp32 to two or three digits, not more.
 
     Raises:
         UserError: an unknown name.
@@ -66,10 +66,23 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device)[0] >= 8
     else:
-        # A private function of PyTorch: a version without it counts as a CPU without AMX.
-        check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-        fast = bool(check is not None and check())
+        fast = cpu_multiplies_bf16()
     return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for products of bf16: AMX tiles or AVX-512 BF16.
+
+    The latter are in AMD's processors from Zen 4 on and in some of Intel's.
+    """
+    import torch
+
+    # Private functions of PyTorch: a version without them counts as a CPU without the units.
+    checks = (
+        getattr(torch.cpu, name, None)
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    return any(check is not None and check() for check in checks)
 
 
 def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:

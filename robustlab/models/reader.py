@@ -27,7 +27,7 @@ Shapes: B batch, S context tokens, T answer tokens, W width, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -36,10 +36,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlab.models.blocks import Blocks, block_attention, lay_out, split_heads
+
 __all__ = [
     "AnswerStates",
     "Answers",
     "CausalReader",
+    "CopySource",
     "Reader",
     "ReaderConfig",
     "Seq2SeqReader",
@@ -128,12 +131,6 @@ def read_layout(ids: Tensor, config: ReaderConfig) -> Layout:
     )
 
 
-def _split_heads(states: Tensor, heads: int) -> Tensor:
-    """(B, S, W) -> (B, heads, S, W / heads)."""
-    batch, length, width = states.shape
-    return states.view(batch, length, heads, width // heads).transpose(1, 2)
-
-
 class Answers(NamedTuple):
     """Greedy answers of a batch; the closing ``[SEP]`` is part of all three."""
 
@@ -145,6 +142,19 @@ class Answers(NamedTuple):
     """(B,), the smallest lead in log-probability that one of them had over the second best."""
 
 
+class CopySource(NamedTuple):
+    """The tokens that an answer may copy, as the copy head reads them once for all its tokens."""
+
+    keys: Tensor
+    """(B, S, W), what the head's queries are compared with."""
+    ids: Tensor
+    """(B, S)."""
+    before: Tensor
+    """(B, S), the token in front of each, -1 for the first."""
+    copyable: Tensor
+    """(B, S), the tokens that may stand in an answer."""
+
+
 class AnswerStates(NamedTuple):
     """What the copy head is given for every token of a batch of answers."""
 
@@ -152,14 +162,15 @@ class AnswerStates(NamedTuple):
     """(B, T, W), the answer's states, each from before its token."""
     last: Tensor
     """(B, T), the token before each."""
-    context: Tensor
-    """(B, S, W)."""
-    copyable: Tensor
-    """(B, S), the tokens of the context that may stand in an answer."""
+    source: CopySource
+    """The context, which may be copied."""
 
 
 Cache: TypeAlias = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, heads, S, W / heads)."""
+
+Projected: TypeAlias = tuple[Tensor, Tensor]
+"""The same before their heads are apart, each (…, W)."""
 
 
 class Attention(nn.Module):
@@ -175,16 +186,32 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
+    def project(self, context: Tensor) -> Projected:
+        """Keys and values of what is attended to."""
+        return self.key(context), self.value(context)
+
     def keys_values(self, context: Tensor) -> Cache:
-        """Project what is attended to."""
-        key = _split_heads(self.key(context), self.heads)
-        return key, _split_heads(self.value(context), self.heads)
+        """The same of a batch (B, S, W), its heads apart."""
+        return self.heads_of(self.project(context))
+
+    def heads_of(self, projected: Projected) -> Cache:
+        """Keys and values of a batch with their heads apart."""
+        key, value = projected
+        return split_heads(key, self.heads), split_heads(value, self.heads)
 
     def forward(self, states: Tensor, cache: Cache, mask: Tensor) -> Tensor:
         """Attend from ``states`` (B, T, W) where the boolean mask (B, T, S) allows it."""
-        query = _split_heads(self.query(states), self.heads)
+        query = split_heads(self.query(states), self.heads)
         mixed = F.scaled_dot_product_attention(query, *cache, attn_mask=mask.unsqueeze(1))
-        attended: Tensor = self.norm(states + self.output(mixed.transpose(1, 2).flatten(2)))
+        return self._added(states, mixed.transpose(1, 2).flatten(2))
+
+    def within(self, states: Tensor, projected: Projected, blocks: Blocks) -> Tensor:
+        """Attend within the blocks of prompts, everything (N, W)."""
+        mixed = block_attention(self.query(states), *projected, blocks, self.heads)
+        return self._added(states, mixed)
+
+    def _added(self, states: Tensor, mixed: Tensor) -> Tensor:
+        attended: Tensor = self.norm(states + self.output(mixed))
         return attended
 
 
@@ -258,19 +285,21 @@ class CopyHead(nn.Module):
         self.pad_token_id = config.pad_token_id
         nn.init.constant_(self.gate.bias, 1.0)
 
-    def copy_log_weights(
-        self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor
-    ) -> Tensor:
+    def source(self, context: Tensor, ids: Tensor, copyable: Tensor) -> CopySource:
+        """Read a context (B, S, W) that consists of the tokens ``ids`` (B, S)."""
+        before = F.pad(ids[:, :-1], (1, 0), value=-1)
+        return CopySource(self.key(context), ids, before, copyable)
+
+    def copy_log_weights(self, states: Tensor, last: Tensor, source: CopySource) -> Tensor:
         """Log copy weights (B, T, S) of answer ``states`` (B, T, W) over the context.
 
         ``last`` (B, T) holds the token before each answer position; a context without any
         copyable token yields uniform weights, which the gate has to ignore.
         """
-        scores: Tensor = self.query(states) @ self.key(context).transpose(1, 2)
+        scores: Tensor = self.query(states) @ source.keys.transpose(1, 2)
         scores = scores / states.shape[-1] ** 0.5
-        before = F.pad(ids[:, :-1], (1, 0), value=-1)
-        scores = scores + self.follow * (last.unsqueeze(2) == before.unsqueeze(1))
-        scores = scores.float().masked_fill(~copyable.unsqueeze(1), -1e4)
+        scores = scores + self.follow * (last.unsqueeze(2) == source.before.unsqueeze(1))
+        scores = scores.float().masked_fill(~source.copyable.unsqueeze(1), -1e4)
         return scores.log_softmax(-1)
 
     def vocabulary_logits(self, states: Tensor, words: Tensor) -> Tensor:
@@ -280,13 +309,12 @@ class CopyHead(nn.Module):
         return logits
 
     def token_log_probs(
-        self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor,
-        words: Tensor, answer: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self, states: Tensor, last: Tensor, source: CopySource, words: Tensor, answer: Tensor
+    ) -> Tensor:
         """Log-probability (B, T) of each token of ``answer`` (B, T), teacher-forced."""
-        copy = self.copy_log_weights(states, last, context, ids, copyable)
-        same = answer.unsqueeze(2) == ids.unsqueeze(1)
-        copied = copy.masked_fill(~(same & copyable.unsqueeze(1)), -1e4).logsumexp(-1)
+        copy = self.copy_log_weights(states, last, source)
+        same = answer.unsqueeze(2) == source.ids.unsqueeze(1)
+        copied = copy.masked_fill(~(same & source.copyable.unsqueeze(1)), -1e4).logsumexp(-1)
         # Most of a padded batch of answers is padding, and V is large: only real tokens pay.
         kept = answer != self.pad_token_id
         logits = self.vocabulary_logits(states[kept], words)
@@ -296,14 +324,13 @@ class CopyHead(nn.Module):
         return torch.logaddexp(F.logsigmoid(gate) + copied, F.logsigmoid(-gate) + said)
 
     def log_distribution(
-        self, states: Tensor, last: Tensor, context: Tensor, ids: Tensor, copyable: Tensor,
-        words: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self, states: Tensor, last: Tensor, source: CopySource, words: Tensor
+    ) -> Tensor:
         """Log-probabilities (B, V) of the next token for ``states`` (B, 1, W)."""
-        copy = self.copy_log_weights(states, last, context, ids, copyable)[:, 0].exp()
+        copy = self.copy_log_weights(states, last, source)[:, 0].exp()
         gate = torch.sigmoid(self.gate(states).float())[:, 0]
         mixed = (1 - gate) * self.vocabulary_logits(states, words)[:, 0].softmax(-1)
-        mixed = mixed.scatter_add(1, ids, gate * copy * copyable)
+        mixed = mixed.scatter_add(1, source.ids, gate * copy * source.copyable)
         return mixed.clamp_min(1e-30).log()
 
 
@@ -311,12 +338,24 @@ def _causal(length: int, device: torch.device) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril().unsqueeze(0)
 
 
-def _block_mask(layout: Layout) -> Tensor:
-    """(B, S, S): each passage sees the question and itself, the question sees everything."""
-    segments, question = layout.segments, layout.segments == 0
-    mask = segments.unsqueeze(2) == segments.unsqueeze(1)
-    mask = mask | question.unsqueeze(1) | question.unsqueeze(2)
-    return mask & layout.real.unsqueeze(1)
+def _flat_embedding(
+    embedding: TokenEmbedding, ids: Tensor, layout: Layout
+) -> tuple[Tensor, Blocks]:
+    """Embedded tokens of prompts, (N, W), and how they attend to each other."""
+    blocks = lay_out(layout.real, layout.segments, layout.tail)
+    words, positions = blocks.flat(embedding.word(ids)), blocks.flat(layout.positions)
+    return embedding(words, positions), blocks
+
+
+def _read(
+    embedding: TokenEmbedding, layers: Sequence[Layer], ids: Tensor, layout: Layout
+) -> Tensor:
+    """States (B, S, W) of prompts: each passage sees the question and itself."""
+    states, blocks = _flat_embedding(embedding, ids, layout)
+    for layer in layers:
+        states = layer.attention.within(states, layer.attention.project(states), blocks)
+        states = layer.feed_forward(states)
+    return blocks.dense(states)
 
 
 class Seq2SeqReader(nn.Module):
@@ -337,12 +376,7 @@ class Seq2SeqReader(nn.Module):
     def encode(self, ids: Tensor) -> tuple[Tensor, Layout]:
         """Context states (B, S, W), and what the tokens' positions mean."""
         layout = read_layout(ids, self.config)
-        mask = _block_mask(layout)
-        states = self.embedding(self.embedding.word(ids), layout.positions)
-        for layer in _encoder_layers(self.encoder):
-            states = layer.attention(states, layer.attention.keys_values(states), mask)
-            states = layer.feed_forward(states)
-        return states, layout
+        return _read(self.embedding, _encoder_layers(self.encoder), ids, layout), layout
 
     def _decode(self, start: Tensor, context: Tensor, real: Tensor) -> Tensor:
         positions = torch.arange(start.shape[1], device=start.device).expand_as(start)
@@ -363,17 +397,17 @@ class Seq2SeqReader(nn.Module):
         context, layout = self.encode(ids)
         last = F.pad(answer[:, :-1], (1, 0), value=self.config.cls_token_id)
         states = self._decode(last, context, layout.real)
-        return AnswerStates(states, last, context, layout.copyable)
+        source = self.head.source(context, ids, layout.copyable)
+        return AnswerStates(states, last, source)
 
     def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
         """Log-probability (B, T) of the answer's tokens; positions of padding are zero.
 
         ``answer`` as in :meth:`answer_states`.
         """
-        states, last, context, copyable = self.answer_states(ids, answer)
-        found = self.head.token_log_probs(
-            states, last, context, ids, copyable, self.embedding.word.weight, answer
-        )
+        states, last, source = self.answer_states(ids, answer)
+        words = self.embedding.word.weight
+        found = self.head.token_log_probs(states, last, source, words, answer)
         return found * (answer != self.config.pad_token_id)
 
     @torch.inference_mode()
@@ -381,6 +415,7 @@ class Seq2SeqReader(nn.Module):
         """Greedy answers of at most ``max_new_tokens`` tokens, the closing ``[SEP]`` included."""
         context, layout = self.encode(ids)
         words = self.embedding.word.weight
+        source = self.head.source(context, ids, layout.copyable)
         across = [layer.cross.keys_values(context) for layer in _decoder_layers(self.decoder)]
         own: list[Cache | None] = [None] * len(self.decoder)
         real = layout.real.unsqueeze(1)
@@ -395,9 +430,7 @@ class Seq2SeqReader(nn.Module):
                 states = layer.attention(states, own[number], seen)
                 states = layer.cross(states, across[number], real)
                 states = layer.feed_forward(states)
-            last = search.take(
-                self.head.log_distribution(states, last, context, ids, layout.copyable, words)
-            )
+            last = search.take(self.head.log_distribution(states, last, source, words))
             if search.finished:
                 break
         return search.result()
@@ -417,13 +450,6 @@ class CausalReader(nn.Module):
         self.encoder = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.head = CopyHead(config)
 
-    def _mask(self, layout: Layout) -> Tensor:
-        """(B, S, S): the prompt as an encoder would read it, the answer's side causal behind it."""
-        tail = layout.tail
-        prompt = _block_mask(layout) & ~tail.unsqueeze(1)
-        answer = _causal(tail.shape[1], tail.device) & layout.real.unsqueeze(1)
-        return torch.where(tail.unsqueeze(2), answer, prompt)
-
     def join(self, ids: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts with their answers, (B, S + T), and the place of each answer token, (B, T).
 
@@ -442,26 +468,22 @@ class CausalReader(nn.Module):
         """
         total, place = self.join(ids, answer)
         layout = read_layout(total, self.config)
-        states = self.embedding(self.embedding.word(total), layout.positions)
-        mask = self._mask(layout)
-        for layer in _encoder_layers(self.encoder):
-            states = layer.attention(states, layer.attention.keys_values(states), mask)
-            states = layer.feed_forward(states)
+        states = _read(self.embedding, _encoder_layers(self.encoder), total, layout)
         before = place - 1
         here = states.gather(1, before.unsqueeze(2).expand(-1, -1, states.shape[2]))
         context = states[:, : ids.shape[1]]
         copyable = read_layout(ids, self.config).copyable
-        return AnswerStates(here, total.gather(1, before), context, copyable)
+        source = self.head.source(context, ids, copyable)
+        return AnswerStates(here, total.gather(1, before), source)
 
     def token_log_probs(self, ids: Tensor, answer: Tensor) -> Tensor:
         """Log-probability (B, T) of the answer's tokens after the prompt; padding is zero.
 
         ``ids`` and ``answer`` as in :meth:`answer_states`.
         """
-        states, last, context, copyable = self.answer_states(ids, answer)
-        found = self.head.token_log_probs(
-            states, last, context, ids, copyable, self.embedding.word.weight, answer
-        )
+        states, last, source = self.answer_states(ids, answer)
+        words = self.embedding.word.weight
+        found = self.head.token_log_probs(states, last, source, words, answer)
         return found * (answer != self.config.pad_token_id)
 
     @torch.inference_mode()
@@ -469,17 +491,17 @@ class CausalReader(nn.Module):
         """Greedy answers of at most ``max_new_tokens`` tokens, the closing ``[SEP]`` included."""
         config = self.config
         layout = read_layout(ids, config)
-        mask = self._mask(layout)
         words = self.embedding.word.weight
-        states = self.embedding(self.embedding.word(ids), layout.positions)
+        states, blocks = _flat_embedding(self.embedding, ids, layout)
         caches: list[Cache] = []
         for layer in _encoder_layers(self.encoder):
-            cache = layer.attention.keys_values(states)
-            caches.append(cache)
-            states = layer.feed_forward(layer.attention(states, cache, mask))
-        context = states
+            key, value = layer.attention.project(states)
+            caches.append(layer.attention.heads_of((blocks.dense(key), blocks.dense(value))))
+            states = layer.feed_forward(layer.attention.within(states, (key, value), blocks))
+        context = blocks.dense(states)
+        source = self.head.source(context, ids, layout.copyable)
         end = layout.real.sum(1, keepdim=True) - 1
-        here = states.gather(1, end.unsqueeze(2).expand(-1, -1, states.shape[2]))
+        here = context.gather(1, end.unsqueeze(2).expand(-1, -1, context.shape[2]))
         place = layout.positions.gather(1, end)
         last = ids.gather(1, end)
         real = layout.real
@@ -493,9 +515,7 @@ class CausalReader(nn.Module):
                     caches[number] = _extend(caches[number], layer.attention.keys_values(here))
                     here = layer.attention(here, caches[number], real.unsqueeze(1))
                     here = layer.feed_forward(here)
-            last = search.take(
-                self.head.log_distribution(here, last, context, ids, layout.copyable, words)
-            )
+            last = search.take(self.head.log_distribution(here, last, source, words))
             if search.finished:
                 break
         return search.result()
@@ -516,10 +536,10 @@ def next_log_probs(reader: Reader, ids: Tensor, begun: Tensor) -> Tensor:
     # Any token will do in the place that is asked for: nothing before it depends on it.
     answer = F.pad(begun, (0, 1), value=config.pad_token_id)
     answer = answer.scatter(1, end, config.sep_token_id)
-    states, last, context, copyable = reader.answer_states(ids, answer)
+    states, last, source = reader.answer_states(ids, answer)
     here = states.gather(1, end.unsqueeze(2).expand(-1, -1, states.shape[2]))
     words = reader.embedding.word.weight
-    return reader.head.log_distribution(here, last.gather(1, end), context, ids, copyable, words)
+    return reader.head.log_distribution(here, last.gather(1, end), source, words)
 
 
 def _extend(cache: Cache | None, new: Cache) -> Cache:

@@ -381,12 +381,12 @@ class ReaderTask:
 
         reader: Any = self._module
         ids, answers = batch.inputs["ids"], batch.inputs["answers"]
-        states, last, context, copyable = reader.answer_states(ids, answers)
+        states, last, source = reader.answer_states(ids, answers)
         head, words = reader.head, reader.embedding.word.weight
-        copy = head.copy_log_weights(states, last, context, ids, copyable)
+        copy = head.copy_log_weights(states, last, source)
         logits = head.vocabulary_logits(states[kept], words)
         gate = head.gate(states).float().squeeze(2)[kept]
-        same = (answers.unsqueeze(2) == ids.unsqueeze(1)) & copyable.unsqueeze(1)
+        same = (answers.unsqueeze(2) == ids.unsqueeze(1)) & source.copyable.unsqueeze(1)
         copied = copy.masked_fill(~same, -1e4).logsumexp(-1)[kept]
         said = logits.log_softmax(-1)
         picked = torch.logaddexp(
@@ -395,7 +395,7 @@ class ReaderTask:
         )
         share = torch.sigmoid(gate).unsqueeze(1)
         rows = kept.nonzero()[:, 0]
-        weights = copy[kept].exp() * copyable[rows]
+        weights = copy[kept].exp() * source.copyable[rows]
         mixed = ((1 - share) * said.exp()).scatter_add(1, ids[rows], share * weights)
         return self._mean(-picked, kept), mixed.clamp_min(1e-30).log()
 
