@@ -50,9 +50,9 @@ def main() -> None:
 
     device = resolve_device(options.device)
     same = str(resolve_dtype("auto", device)).removeprefix("torch.")
-    print(
-        f"Device {device}, {torch.get_num_threads()} threads, native bf16 {'present' if cpu_multiplies_bf16() else 'absent'}; auto is {same}.\n"
-    )
+    native = "present" if cpu_multiplies_bf16() else "absent"
+    threads = torch.get_num_threads()
+    print(f"Device {device}, {threads} threads, native bf16 {native}; auto is {same}.\n")
     corpora = [load_corpus("fieldguide")] if "fieldguide" in corpus_names() else []
     if options.data.is_dir():
         corpora.append(load_corpus(str(options.data)))
