@@ -438,7 +438,7 @@ class ClassifierPlan:
     average: float
 
 
-CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2}
+CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2, "reviews-implied": 1, "reviews-more": 1}
 """Training sets, and how often each is seen in an epoch."""
 
 
