@@ -12,7 +12,7 @@ import pytest
 from rag_fakes import FixedGenerator, FixedRetriever
 
 from robustlab.data.questions import check_answers, check_gold
-from robustlab.data.records import LabelledExample, Passage, Question
+from robustlab.data.records import Corpus, LabelledExample, Passage, Question
 from robustlab.errors import UserError
 from robustlab.evaluation.classification import (
     classification_outcomes,
@@ -28,6 +28,8 @@ from robustlab.metrics.intervals import Estimate, rate
 from robustlab.models.labels import align_labels
 from robustlab.models.target import Embed, Embeddings, Predict, Predictions, Request, Score
 from robustlab.rag import RagPipeline, load_prompt
+from robustlab.retrieval import DenseIndex, SentenceEncoder
+from robustlab.retrieval.encoder import BUILTIN
 
 OWL = Passage("p1", "Owl", "The owl hoots at dusk.")
 HEN = Passage("p2", "Hen", "A hen clucks.")
@@ -225,6 +227,20 @@ def test_a_pipeline_end_to_end() -> None:
     assert estimates["answer_question_relevance"].value == pytest.approx(root, abs=1e-6)
     assert estimates["answer_question_relevance"].n == 2
     assert {"f1", "bleu", "rougeL", "perplexity", "ndcg@10"} <= estimates.keys()
+
+
+def test_relevance_by_the_scores_of_the_index_is_that_by_embedding_again() -> None:
+    encoder = SentenceEncoder.load(BUILTIN, device="cpu", dtype="fp32")
+    index = DenseIndex.build(Corpus("birds", tuple(PASSAGES.values())), encoder)
+    generator = FixedGenerator(PREDICTIONS)
+    found = []
+    for judge in (encoder, SentenceEncoder.load(BUILTIN, device="cpu", dtype="fp32")):
+        pipeline = RagPipeline(index, generator, READER, top_k=2, max_new_tokens=10)
+        outcomes = rag_outcomes(pipeline, judge, QUESTIONS, PASSAGES)
+        found.append([outcome["question_passage_relevance"] for outcome in outcomes])
+    known, embedded = found
+    assert known == pytest.approx(embedded, abs=1e-5)
+    assert len(set(known)) == len(QUESTIONS)
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

@@ -21,7 +21,8 @@ from robustlab.evaluation.retrieval import DEPTH, ranking, summarise_retrieval
 from robustlab.metrics.grounding import groundedness, relevance, supported
 from robustlab.metrics.intervals import Estimate, mean_estimate, rate
 from robustlab.models.target import Embed, Embeddings, Target
-from robustlab.rag.pipeline import RagAnswer, RagPipeline
+from robustlab.rag.pipeline import RagAnswer, RagHit, RagPipeline
+from robustlab.retrieval.index import DenseIndex
 
 __all__ = ["rag_outcomes", "summarise_rag"]
 
@@ -41,7 +42,7 @@ def rag_outcomes(
         questions: the questions with answers and gold passages.
         known: the ids of the corpus.
     """
-    relevances = _Relevance(judge)
+    relevances = _Relevance(judge, known_by_score=_scores_are_cosines(pipeline, judge))
     for chunk in chunks(questions):
         texts = [question.text for question in chunk]
         ranked = pipeline.retrieve(texts, max(DEPTH, pipeline.top_k))
@@ -100,29 +101,56 @@ def summarise_rag(outcomes: Sequence[Mapping[str, Any]], top_k: int) -> dict[str
     }
 
 
-class _Relevance:
-    """Cosines between questions, answers and passages; a passage is embedded once in a run."""
+def _scores_are_cosines(pipeline: RagPipeline, judge: Target) -> bool:
+    """Whether a hit's score is what the judge would say of question and passage."""
+    retriever = pipeline.retriever
+    return (
+        isinstance(retriever, DenseIndex)
+        and retriever.encoder is judge
+        and retriever.kind != "ivfpq"  # which scores passages by quantised vectors
+    )
 
-    def __init__(self, judge: Target) -> None:
+
+class _Relevance:
+    """Cosines between questions, answers and passages; a passage is embedded once in a run.
+
+    With ``known_by_score`` a passage that was read whole is not embedded at all: its hit's score
+    is the cosine.
+    """
+
+    def __init__(self, judge: Target, *, known_by_score: bool) -> None:
         self._judge = judge
+        self._known_by_score = known_by_score
         self._vectors: dict[str, NDArray[np.float32]] = {}
 
     def add(self, records: Sequence[dict[str, Any]], answers: Sequence[RagAnswer]) -> None:
         """Put both relevances into the records of a chunk."""
         spoken = [not record["refused"] for record in records]
+        unknown = [self._unknown(answer) for answer in answers]
         self._embed(
             [answer.question for answer in answers]
             + [answer.answer for answer, says in zip(answers, spoken, strict=True) if says]
-            + [text for answer in answers for text in answer.context]
+            + [text for texts in unknown for text in texts]
         )
-        for record, answer, says in zip(records, answers, spoken, strict=True):
-            if answer.context:
-                cosines = self._cosines([answer.question] * len(answer.context), answer.context)
+        for record, answer, says, texts in zip(records, answers, spoken, unknown, strict=True):
+            cosines = [hit.score for hit in answer.hits if self._known(hit)]
+            if texts:
+                cosines += self._cosines([answer.question] * len(texts), texts)
+            if cosines:
                 record["question_passage_relevance"] = sum(cosines) / len(cosines)
             if says:
                 record["answer_question_relevance"] = self._cosines(
                     [answer.answer], [answer.question]
                 )[0]
+
+    def _known(self, hit: RagHit) -> bool:
+        return self._known_by_score and hit.shown == hit.passage.text
+
+    def _unknown(self, answer: RagAnswer) -> tuple[str, ...]:
+        """The texts that were read and have no known cosine."""
+        texts = iter(answer.context)
+        shown = [(hit, next(texts)) for hit in answer.hits if hit.in_context]
+        return tuple(text for hit, text in shown if not self._known(hit))
 
     def _embed(self, texts: Sequence[str]) -> None:
         new = tuple(text for text in dict.fromkeys(texts) if text not in self._vectors)
