@@ -5,7 +5,11 @@
     python scripts/train_builtin.py causal --data ../shared/data --work build/causal \\
         --warm-start build/seq2seq --rank 64 --seed 3 --read-steps 60 --retrieve-steps 180 \\
         --adapt-steps 360 --swap 0.1 --average 0.98
-    python scripts/train_builtin.py classifier --data ../shared/data --work build/classifier
+    python scripts/train_builtin.py classifier --data ../shared/data --work build/first \\
+        --out build/first --bf16 --rank 32 --average 0.99 --more 4400
+    python scripts/train_builtin.py classifier --data ../shared/data --work build/second \\
+        --out build/second --bf16 --rank 32 --average 0.99
+    python scripts/average_builtin.py build/first/classifier build/second/classifier --rank 32
 
 These commands made the files that are shipped, with what the cards note beside them. Each run
 checkpoints into ``--work`` and goes on from there when started again. At the end the parameters
@@ -436,6 +440,7 @@ class ClassifierPlan:
     batch_tokens: int
     learning_rate: float
     average: float
+    more: int | None
 
 
 CLASSIFIER_SOURCES = {"sst2": 1, "mr": 1, "reviews": 2, "reviews-implied": 1, "reviews-more": 1}
@@ -463,6 +468,8 @@ def classifier_rows(args: argparse.Namespace) -> tuple[list[tuple[str, int]], di
     said = {}
     for name, times in CLASSIFIER_SOURCES.items():
         own = labelled_rows(args, name, "train")
+        if name == "reviews-more":
+            own = own[: args.more]
         rows += own * times
         said[name] = {
             "examples": len(own),
@@ -483,8 +490,9 @@ def train_classifier(args: argparse.Namespace) -> None:
     from robustlab.resources import minilm_folder
 
     plan = ClassifierPlan(
-        args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate, args.average
-    )
+        args.seed, args.rank, args.epochs, args.batch_tokens, args.learning_rate, args.average,
+        args.more,
+    )  # fmt: skip
     rows, said = classifier_rows(args)
     label_names = ["negative", "positive"]
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
@@ -583,6 +591,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--retrieve-steps", type=int, default=230)
     parser.add_argument("--adapt-steps", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=3, help="of the classifier")
+    parser.add_argument("--more", type=int, help="only so many of reviews-more (classifier)")
     parser.add_argument("--batch-tokens", type=int, help="(readers 6144, classifier 2048)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.0, help="readers: in every layer")
