@@ -39,14 +39,16 @@ def accuracy(target: Target, spec: str, split: str) -> float:
 def test_parameter_files_stay_small() -> None:
     files = list(weights_folder().glob("*.safetensors"))
     assert sum(path.stat().st_size for path in files) < 25_000_000
-    assert (weights_folder() / "classifier.safetensors").stat().st_size < 1_000_000
+    assert (weights_folder() / "classifier.safetensors").stat().st_size < 3_000_000
 
 
 @pytest.mark.parametrize("name", ["classifier", "seq2seq", "causal"])
 def test_every_parameter_file_has_a_card(name: str) -> None:
     card = json.loads((weights_folder() / f"{name}.json").read_text(encoding="utf-8"))
-    assert {"plan", "data", "minutes", "measured"} <= set(card)
-    assert isinstance(card["plan"]["seed"], int)
+    assert {"minutes", "measured"} <= set(card)
+    for run in card.get("mean_of", [card]):
+        assert {"plan", "data", "minutes"} <= set(run)
+        assert isinstance(run["plan"]["seed"], int)
 
 
 def test_the_classifier_knows_our_reviews() -> None:
