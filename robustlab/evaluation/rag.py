@@ -148,9 +148,7 @@ class _Relevance:
 
     def _unknown(self, answer: RagAnswer) -> tuple[str, ...]:
         """The texts that were read and have no known cosine."""
-        texts = iter(answer.context)
-        shown = [(hit, next(texts)) for hit in answer.hits if hit.in_context]
-        return tuple(text for hit, text in shown if not self._known(hit))
+        return tuple(hit.contents for hit in answer.hits if hit.in_context and not self._known(hit))
 
     def _embed(self, texts: Sequence[str]) -> None:
         new = tuple(text for text in dict.fromkeys(texts) if text not in self._vectors)

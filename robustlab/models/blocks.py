@@ -66,19 +66,17 @@ def lay_out(real: Tensor, segments: Tensor, tail: Tensor) -> Blocks:
         tail: (B, S), True for what stands behind the prompt and is read causally.
     """
     device = real.device
-    mask = real.cpu().numpy()
+    # One copy from the device: -1 for the tail, -2 for padding.
+    kinds = segments.masked_fill(tail, -1).masked_fill(~real, -2).cpu().numpy()
+    mask = kinds > -2
     rows = np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, 0)
-    kinds = np.where(tail.cpu().numpy(), -1, segments.cpu().numpy())
     blocks = defaultdict[tuple[str, int], list[tuple[_Places, _Places]]](list)
-    for places, kind in zip(
-        (row[own] for row, own in zip(rows, mask, strict=True)),
-        (row[own] for row, own in zip(kinds, mask, strict=True)),
-        strict=True,
-    ):
+    for own_row, own_kinds, kept in zip(rows, kinds, mask, strict=True):
+        places, kind = own_row[kept], own_kinds[kept]
         question = places[kind == 0]
         blocks["question", 0].append((question, places[kind >= 0]))
-        if kind[-1:] == -1:
-            blocks["tail", 0].append((places[kind < 0], places))
+        if (kind == -1).any():
+            blocks["tail", 0].append((places[kind == -1], places))
         for number in range(1, int(kind.max(initial=0)) + 1):
             own = places[kind == number]
             # Passages up to twice as long share a call: one long passage does not stretch all.

@@ -66,6 +66,11 @@ class RagHit:
         """Whether the generator read it."""
         return self.shown is not None
 
+    @property
+    def contents(self) -> str:
+        """Title and text as the generator read them."""
+        return Passage(self.passage.id, self.passage.title, self.shown or "").contents
+
 
 @dataclass(frozen=True, slots=True)
 class RagAnswer:
@@ -97,11 +102,7 @@ class RagAnswer:
     @property
     def context(self) -> tuple[str, ...]:
         """Titles and texts of the passages that the generator read, as it read them."""
-        return tuple(
-            Passage(hit.passage.id, hit.passage.title, hit.shown).contents
-            for hit in self.hits
-            if hit.shown is not None
-        )
+        return tuple(hit.contents for hit in self.hits if hit.in_context)
 
     def as_reply(self) -> Reply:
         """The same as an attack sees it."""
